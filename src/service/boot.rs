@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use topomem_numa::frames::{AllocError, FrameRequest, FramesConfig, Ground, InitError, PerFrameTable};
+use topomem_numa::frames::{AllocError, BootMemory, FrameRequest, FramesConfig, InitError, PerFrameTable};
 use topomem_numa::{ApicId, Diagnostic, FirmwareTables, Topology};
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::{CpuPin, PhysFrame};
@@ -208,17 +208,17 @@ impl<P: Machine> Discovered<P> {
     /// - [`BootError::Frames`] if the frame allocator cannot be built.
     /// - [`BootError::TooMuchMemory`] if the machine has more than 8 TiB of memory.
     /// - [`BootError::Cpu`] if the boot CPU does not come online.
-    pub fn frames<G: Ground>(
+    pub fn frames<G: BootMemory>(
         self,
         pin: &CpuPin,
-        ground: &mut G,
+        boot_memory: &mut G,
         config: &FramesConfig,
     ) -> Result<WithFrames<P>, BootError<G::Error>> {
         if config.table != PerFrameTable::Present {
             return Err(BootError::NoPerFrameTable);
         }
         let service = self.service;
-        service.frames.init(ground, config).map_err(BootError::Frames)?;
+        service.frames.init(boot_memory, config).map_err(BootError::Frames)?;
         // Chains of frames are linked by numbers of 31 bits.
         if service.frames.last_info_number() >> 31 != 0 {
             return Err(BootError::TooMuchMemory);

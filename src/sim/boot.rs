@@ -81,11 +81,11 @@ impl Sim {
             let discovered =
                 service.boot().map_err(SimBootError::Step)?.discover(tables, Sim::BOOT_APIC, &mut |_| {});
             let mut map = self.memory_map().map_err(SimBootError::Map)?;
-            let mut ground = BootAllocator::new(&mut map, discovered.topology());
+            let mut boot_memory = BootAllocator::new(&mut map, discovered.topology());
             let watermarks = self.blueprint().watermarks;
             let config =
                 FramesConfig { watermarks, table: PerFrameTable::Present, ..FramesConfig::default() };
-            let frames = discovered.frames(pin, &mut ground, &config).map_err(SimBootError::Frames)?;
+            let frames = discovered.frames(pin, &mut boot_memory, &config).map_err(SimBootError::Frames)?;
             let heap = frames.heap(pin, heap).map_err(SimBootError::Step)?;
             let window =
                 PageRange::new(Sim::WINDOW, 512, PageSize::Size1GiB).map_err(SimBootError::Window)?;

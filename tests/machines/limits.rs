@@ -113,9 +113,9 @@ fn boot_with_window(start: u64) -> Result<(), BootError<core::convert::Infallibl
         let booting = service.boot().unwrap();
         let discovered = booting.discover(&tables.as_firmware(), ApicId(0), &mut |_| ());
         let mut memory = sim.memory_map().unwrap();
-        let mut ground = BootAllocator::new(&mut memory, discovered.topology());
+        let mut boot_memory = BootAllocator::new(&mut memory, discovered.topology());
         let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::without_reserve() };
-        let frames = discovered.frames(pin, &mut ground, &config).unwrap();
+        let frames = discovered.frames(pin, &mut boot_memory, &config).unwrap();
         let window = PageRange::new(VirtAddr::new(start).unwrap(), 512, PageSize::Size1GiB).unwrap();
         // SAFETY: nothing is inherited, and the window is the service's.
         unsafe { frames.no_heap().kernel_space(pin, &KernelLayout { window, inherit: None }) }.map(drop)

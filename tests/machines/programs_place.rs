@@ -38,9 +38,9 @@ fn boot(
         let tables = sim.tables();
         let discovered = service.boot().unwrap().discover(&tables.as_firmware(), ApicId(0), &mut |_| ());
         let mut memory = sim.memory_map().unwrap();
-        let mut ground = BootAllocator::new(&mut memory, discovered.topology());
+        let mut boot_memory = BootAllocator::new(&mut memory, discovered.topology());
         let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::without_reserve() };
-        let mut heap = discovered.frames(pin, &mut ground, &config).unwrap().no_heap();
+        let mut heap = discovered.frames(pin, &mut boot_memory, &config).unwrap().no_heap();
         if let Some(programs) = programs {
             heap = heap.programs(programs)?;
         }

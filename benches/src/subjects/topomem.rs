@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::ptr::NonNull;
 
-use topomem_numa::frames::{DoubleFrees, FrameRequest, Frames, FramesConfig, Ground, ResizeError};
+use topomem_numa::frames::{BootMemory, DoubleFrees, FrameRequest, Frames, FramesConfig, ResizeError};
 use topomem_numa::{MemoryRange, Piece};
 use topomem_percpu::{CpuId, CpuPin, NodeId, Order, PhysAddr, PhysFrame, Platform};
 
@@ -71,7 +71,7 @@ impl Placed {
 }
 
 // SAFETY: the pieces' RAM is never touched; places are disjoint parts of the block.
-unsafe impl Ground for Placed {
+unsafe impl BootMemory for Placed {
     type Error = Infallible;
 
     fn node_count(&self) -> usize {
@@ -90,7 +90,7 @@ unsafe impl Ground for Placed {
         None
     }
 
-    fn pieces(&self) -> impl Iterator<Item = Piece> {
+    fn free_ranges(&self) -> impl Iterator<Item = Piece> {
         let bytes = self.frames * 4096 / self.nodes as u64;
         (0..self.nodes).filter_map(move |number| {
             let start = BASE + number as u64 * bytes;
@@ -99,7 +99,7 @@ unsafe impl Ground for Placed {
         })
     }
 
-    fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, Infallible> {
+    fn alloc(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, Infallible> {
         let start = self.next.next_multiple_of(align);
         self.next = start + bytes;
         assert!(self.next <= self.end, "bookkeeping needs more than its block");
@@ -152,11 +152,11 @@ impl Topomem {
         // SAFETY: the size is not zero.
         let block = unsafe { std::alloc::alloc_zeroed(layout) };
         let metadata = NonNull::new(block).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        let mut ground = Placed { frames: frames as u64, cpus, nodes, next: 4096, end: bytes as u64 };
+        let mut boot_memory = Placed { frames: frames as u64, cpus, nodes, next: 4096, end: bytes as u64 };
         let allocator = Frames::new(Host { metadata, layout, arena });
         // The peers have no reserve.
         let config = FramesConfig { double_frees, ..FramesConfig::without_reserve() };
-        if let Err(error) = allocator.init(&mut ground, &config) {
+        if let Err(error) = allocator.init(&mut boot_memory, &config) {
             panic!("topomem: {error}");
         }
         for cpu in 0..cpus {
@@ -164,7 +164,7 @@ impl Topomem {
                 panic!("topomem: {error}");
             }
         }
-        Topomem { frames: allocator, metadata: ground.next as usize - 4096 }
+        Topomem { frames: allocator, metadata: boot_memory.next as usize - 4096 }
     }
 
     /// Allocates a run of the arena's frames: its memory.

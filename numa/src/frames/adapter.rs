@@ -36,7 +36,7 @@ impl<P: Platform> Frames<P> {
 }
 
 impl<P: Platform> FrameSource<'_, P> {
-    fn take<S: PageSize>(&self, order: Order) -> Option<paging::PhysFrame<S>> {
+    fn alloc_page<S: PageSize>(&self, order: Order) -> Option<paging::PhysFrame<S>> {
         let request = FrameRequest { order, plain: self.request.plain, ..self.request };
         let frame = self.frames.alloc(&self.frames.platform().pin(), &request).ok()?;
         paging::PhysFrame::from_start_address(frame.start_address().try_into().ok()?).ok()
@@ -47,7 +47,7 @@ impl<P: Platform> FrameSource<'_, P> {
     /// # Safety
     ///
     /// As for [`Frames::free`].
-    unsafe fn give<S: PageSize>(&self, frame: paging::PhysFrame<S>, order: Order) {
+    unsafe fn free_page<S: PageSize>(&self, frame: paging::PhysFrame<S>, order: Order) {
         let frame = PhysFrame::containing_address(frame.start_address().into());
         // SAFETY: as the caller promises.
         let freed = unsafe { self.frames.free(&self.frames.platform().pin(), frame, order) };
@@ -60,14 +60,14 @@ macro_rules! adapt {
         // SAFETY: allocated frames are unused, and are handed out once.
         unsafe impl<P: Platform> FrameAllocator<$size> for FrameSource<'_, P> {
             fn allocate_frame(&mut self) -> Option<paging::PhysFrame<$size>> {
-                self.take($order)
+                self.alloc_page($order)
             }
         }
 
         impl<P: Platform> FrameDeallocator<$size> for FrameSource<'_, P> {
             unsafe fn deallocate_frame(&mut self, frame: paging::PhysFrame<$size>) {
                 // SAFETY: the trait's contract is that of `Frames::free`.
-                unsafe { self.give(frame, $order) }
+                unsafe { self.free_page(frame, $order) }
             }
         }
     };

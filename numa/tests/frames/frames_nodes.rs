@@ -82,7 +82,7 @@ fn beyond_the_serving_node_distance_from_the_own_one_counts() {
     assert_eq!(order, [0, 3, 2]);
 }
 
-/// A ground may leave nodes out of its order of distance; their memory is found all the same.
+/// Boot memory may leave nodes out of its order of distance; their memory is found all the same.
 #[test]
 fn nodes_left_out_of_the_order_come_last() {
     let mut machine = Machine::new(&[(16 * MIB, 18 * MIB, 1), (32 * MIB, 34 * MIB, 2)], &[0]);

@@ -58,11 +58,11 @@ fn frames(ranges: &[(u64, u64)], config: &FramesConfig) -> &'static Frames<Windo
         map.add_usable(MemoryRange::from_bounds(start, end).unwrap()).unwrap();
     }
     let topology = Topology::new();
-    let mut ground = BootAllocator::new(&mut map, &topology);
+    let mut boot_memory = BootAllocator::new(&mut map, &topology);
     let mut windows: Vec<_> = ranges.iter().map(backed).collect();
     windows.sort_unstable_by_key(|window| window.0);
     let frames: &'static _ = Box::leak(Box::new(Frames::new(Windows(windows))));
-    frames.init(&mut ground, config).unwrap();
+    frames.init(&mut boot_memory, config).unwrap();
     frames
 }
 

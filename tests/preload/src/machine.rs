@@ -4,7 +4,7 @@ use core::convert::Infallible;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, Ground};
+use topomem_numa::frames::{BootMemory, FrameRequest, Frames, FramesConfig};
 use topomem_numa::{MemoryRange, Piece};
 use topomem_percpu::{
     CpuId, CpuPin, Heap, NodeId, NotInPlace, Order, OutOfMemory, PageSource, PhysAddr, PhysFrame, Platform,
@@ -237,7 +237,7 @@ struct Ram {
 }
 
 // SAFETY: nobody else uses the reserved range, and what is placed lies before the piece.
-unsafe impl Ground for Ram {
+unsafe impl BootMemory for Ram {
     type Error = Infallible;
 
     fn node_count(&self) -> usize {
@@ -256,13 +256,13 @@ unsafe impl Ground for Ram {
         None
     }
 
-    fn pieces(&self) -> impl Iterator<Item = Piece> {
+    fn free_ranges(&self) -> impl Iterator<Item = Piece> {
         let end = BASE + RAM_BYTES.load(Ordering::Relaxed);
         let range = MemoryRange::from_bounds(self.next.next_multiple_of(4096), end);
         range.map(|range| Piece { range, node: NodeId::ZERO }).into_iter()
     }
 
-    fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, Infallible> {
+    fn alloc(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, Infallible> {
         let start = self.next.next_multiple_of(align);
         self.next = start + bytes;
         Ok(PhysAddr::new(start))

@@ -98,8 +98,8 @@ impl Computer {
             let discovered = discovered.discover(&ram.tables().as_firmware(), Sim::BOOT_APIC, &mut |_| {});
             let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::without_reserve() };
             let mut map = ram.memory_map().unwrap();
-            let mut ground = BootAllocator::new(&mut map, discovered.topology());
-            let frames = discovered.frames(pin, &mut ground, &config).unwrap();
+            let mut boot_memory = BootAllocator::new(&mut map, discovered.topology());
+            let frames = discovered.frames(pin, &mut boot_memory, &config).unwrap();
             let window = PageRange::new(Sim::WINDOW, 512, PageSize::Size1GiB).unwrap();
             let layout = KernelLayout { window, inherit: None };
             // SAFETY: nothing is inherited, and the window is the service's alone.

@@ -90,9 +90,9 @@ fn try_boot(cpus: usize) -> Result<&'static MemoryService<Turns>, Box<dyn Error>
     let tables = machine.tables();
     let discovered = service.boot()?.discover(&tables.as_firmware(), Sim::BOOT_APIC, &mut |_| {});
     let mut map = machine.memory_map()?;
-    let mut ground = BootAllocator::new(&mut map, discovered.topology());
+    let mut boot_memory = BootAllocator::new(&mut map, discovered.topology());
     let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::without_reserve() };
-    let frames = discovered.frames(&boot_cpu, &mut ground, &config)?;
+    let frames = discovered.frames(&boot_cpu, &mut boot_memory, &config)?;
     let window = PageRange::new(Sim::WINDOW, 512, PageSize::Size1GiB)?;
     let layout = KernelLayout { window, inherit: None };
     // SAFETY: nothing is inherited, and no CPU translates anything.

@@ -2,11 +2,13 @@
 
 use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
-use super::{Shape, frame, number};
 use crate::frames::Frames;
 use crate::frames::region::BLOCK;
-use crate::frames::region::marks::Given;
-use crate::frames::types::{AllocError, Caller, FrameRequest, FreeError, InvalidRequest, Zeroing};
+use crate::frames::region::marks::AllocKind;
+use crate::frames::region::shape::Shape;
+use crate::frames::types::{
+    AllocError, Caller, FrameRequest, FreeError, InvalidRequest, Zeroing, frame, number,
+};
 
 impl<P: Platform> Frames<P> {
     /// Fills `frames` with runs of the request's order: all or none.
@@ -35,10 +37,10 @@ impl<P: Platform> Frames<P> {
         request: &FrameRequest,
         frames: &mut [PhysFrame],
     ) -> Result<(), AllocError> {
-        let machine = self.machine().ok_or(AllocError::NotReady)?;
+        let state = self.state().ok_or(AllocError::NotReady)?;
         let request = &FrameRequest { caller: Caller::Bulk, ..*request };
         // Until it is certain that none is freed.
-        let _transit = machine.bulks.begin();
+        let _transit = state.bulks.begin();
         for index in 0..frames.len() {
             match self.alloc(pin, request) {
                 Ok(taken) => frames[index] = taken,
@@ -104,7 +106,7 @@ impl<P: Platform> Frames<P> {
         count: u64,
         align: u64,
     ) -> Result<PhysFrame, AllocError> {
-        let machine = self.machine().ok_or(AllocError::NotReady)?;
+        let state = self.state().ok_or(AllocError::NotReady)?;
         let Some(order) = Order::for_frames(count).filter(|_| count > 0) else {
             return Err(AllocError::InvalidRequest(InvalidRequest::Count(count)));
         };
@@ -117,10 +119,10 @@ impl<P: Platform> Frames<P> {
             Shape::Short { count, align }
         };
         let request = FrameRequest { order, plain: false, ..*request };
-        let number = self.alloc_shared(machine, pin, &request, shape)?;
-        machine.mark_given(number, Given::Run(count));
+        let number = self.alloc_from_nodes(state, pin, &request, shape)?;
+        state.record_alloc(number, AllocKind::Run(count));
         let first = frame(number);
-        if request.zeroed && machine.zeroing == Zeroing::OnRequest {
+        if request.zeroed && state.zeroing == Zeroing::OnRequest {
             self.zero(first, count * 4096);
         }
         Ok(first)
@@ -132,14 +134,14 @@ impl<P: Platform> Frames<P> {
     /// The caller owns the run, and has not divided it before. Cost: a store for each 2 MiB in
     /// paranoid mode, and nothing otherwise.
     pub fn divide_run(&self, first: PhysFrame, count: u64) {
-        let Some(machine) = self.machine() else { return };
+        let Some(state) = self.state() else { return };
         let number = number(first);
         debug_assert!(number.is_multiple_of(BLOCK) && count.is_multiple_of(BLOCK), "{first:?}, {count}");
-        let Some(region) = machine.region_of(number) else { return };
-        let undone = region.take_mark_back(number, Given::Run(count));
+        let Some(region) = state.region_of(number) else { return };
+        let undone = region.verify_free(number, AllocKind::Run(count));
         debug_assert!(undone.is_ok(), "{undone:?}");
         for block in (0..count).step_by(BLOCK as usize) {
-            machine.mark_given(number + block, Given::Aligned(Order::HUGE));
+            state.record_alloc(number + block, AllocKind::Aligned(Order::HUGE));
         }
     }
 }

@@ -24,9 +24,9 @@ impl<P: Platform> Frames<P> {
     }
 
     fn at_turn(&self, set: NodeSet, number: u64, weight: impl Fn(&Node) -> u64) -> Option<NodeId> {
-        let machine = self.machine()?;
+        let state = self.state()?;
         let has_memory = |node: &&Node| node.zones.iter().any(|zone| zone.managed > 0);
-        let nodes = || set.iter().filter_map(|id| machine.node(id)).filter(has_memory);
+        let nodes = || set.iter().filter_map(|id| state.node(id)).filter(has_memory);
         let round: u64 = nodes().map(&weight).sum();
         let mut left = number.checked_rem(round)?;
         let chosen = nodes().find(|node| {

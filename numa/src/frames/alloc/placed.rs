@@ -4,14 +4,13 @@ use core::fmt;
 
 use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
-use super::number;
 use crate::frames::Frames;
-use crate::frames::region::bitmap::{Missed, masks};
+use crate::frames::region::bitmap::{ClaimError, masks};
 use crate::frames::region::block::Ownership;
 use crate::frames::region::free::by_block;
-use crate::frames::region::marks::Given;
+use crate::frames::region::marks::AllocKind;
 use crate::frames::region::{BLOCK, BlockIndex, Region};
-use crate::frames::types::FrameRequest;
+use crate::frames::types::{FrameRequest, number};
 
 /// An error of [`Frames::alloc_at`]. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +19,7 @@ pub enum AllocAtError {
     NotReady,
     /// The run is not of 1 to 511 frames.
     Count(u64),
-    /// Not all frames are memory of one node and zone that the allocator manages: some are reserved, or there are none.
+    /// Not all frames are managed memory of one node and zone: some frames are reserved, or outside of all memory.
     OutOfRange(PhysFrame),
     /// Some frames are allocated or retired, or the zone would be down to its reserve, or frames are free in another
     /// CPU's magazine: that CPU was asked to drain, as by [`Frames::alloc`], so a later attempt may succeed.
@@ -46,13 +45,13 @@ impl fmt::Display for AllocAtError {
 impl core::error::Error for AllocAtError {}
 
 impl<P: Platform> Frames<P> {
-    /// Allocates the run of `count` frames from `first` on, fewer than 512: those and no others. It is a run like those
+    /// Allocates exactly the run of `count` frames from `first` on, fewer than 512. The run is like the runs
     /// of [`Frames::alloc_run`], freed by [`Frames::free_run`]. The memory is not cleared.
     ///
     /// For memory that a device or a boot protocol wants at its place, and for runs that are to lie beside others.
     ///
-    /// Bound: two compare-and-swaps for 64 frames; if that fails, a drain of the CPU's magazine and of the node's pool of
-    /// zeroed frames, and another attempt. Lock-free, and safe in interrupt and NMI handlers.
+    /// Bound: two compare-and-swaps for 64 frames; after a failure, a drain of the CPU's magazine and of the node's pool
+    /// of zeroed frames, and another attempt. Lock-free, and safe in interrupt and NMI handlers.
     ///
     /// # Errors
     ///
@@ -79,29 +78,29 @@ impl<P: Platform> Frames<P> {
     /// # assert_eq!(taken, Err(AllocAtError::NotReady));
     /// ```
     pub fn alloc_at(&self, pin: &CpuPin, first: PhysFrame, count: u64) -> Result<(), AllocAtError> {
-        let machine = self.machine().ok_or(AllocAtError::NotReady)?;
+        let state = self.state().ok_or(AllocAtError::NotReady)?;
         if count == 0 || count >= BLOCK {
             return Err(AllocAtError::Count(count));
         }
         let (start, not_free) = (number(first), AllocAtError::NotFree(first));
-        let region = machine.region_of(start).filter(|region| region.manages(start, count));
+        let region = state.region_of(start).filter(|region| region.manages(start, count));
         let region = region.ok_or(AllocAtError::OutOfRange(first))?;
         // A frame retired since this check was allocated first.
         if region.retired.any_pending()
-            || !machine.may_take(region.node, region.zone, &FrameRequest::frame(), count)
+            || !state.may_take(region.node, region.zone, &FrameRequest::frame(), count)
         {
             return Err(not_free);
         }
         if !region.claim_at(start, count) {
             self.drain_all();
             self.drain(pin);
-            machine.node(region.node).into_iter().for_each(|node| _ = self.spill_zeroed(machine, node));
+            state.node(region.node).into_iter().for_each(|node| _ = self.spill_zeroed(state, node));
             if !region.claim_at(start, count) {
                 return Err(not_free);
             }
         }
-        self.account_shared(machine, region, -(count as i64));
-        machine.mark_given(start, Given::Run(count));
+        state.account_shared(region, -(count as i64));
+        state.record_alloc(start, AllocKind::Run(count));
         Ok(())
     }
 }
@@ -116,8 +115,8 @@ impl Region {
             if !self.claim_part(self.block_of(frame), (frame % BLOCK) as usize, count as usize) {
                 for (frame, count) in parts().take(index) {
                     for (word, mask) in masks((frame % BLOCK) as usize, count as usize) {
-                        let given_back = self.free_word(self.block_of(frame), word, mask);
-                        debug_assert!(given_back.is_ok(), "{given_back:?}");
+                        let returned = self.free_word(self.block_of(frame), word, mask);
+                        debug_assert!(returned.is_ok(), "{returned:?}");
                     }
                 }
                 return false;
@@ -137,8 +136,8 @@ impl Region {
             // As in `claim_partial`: bits in a block without a bitmap represent no frames, and are gone now.
             Ok(()) => self.entry(block).load().has_bitmap(),
             Err(missed) => {
-                if opened || missed == Missed::RolledBack {
-                    self.settle(block);
+                if opened || missed == ClaimError::RolledBack {
+                    self.update_hints(block);
                 }
                 false
             }

@@ -4,15 +4,14 @@ use core::fmt;
 
 use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
-use super::number;
 use crate::frames::Frames;
 use crate::frames::magazine::Magazine;
-use crate::frames::magazine::entry::Word;
-use crate::frames::region::bitmap::{Missed, WORDS, ones};
-use crate::frames::region::marks::Given;
+use crate::frames::region::bitmap::{ClaimError, WORDS, ones};
+use crate::frames::region::marks::AllocKind;
+use crate::frames::region::word::Word;
 use crate::frames::region::{BLOCK, Region};
-use crate::frames::state::Machine;
-use crate::frames::types::{FrameRequest, FreeError};
+use crate::frames::state::AllocatorState;
+use crate::frames::types::{FrameRequest, FreeError, number};
 
 /// An error of a change of length. The run is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +61,7 @@ impl<P: Platform> Frames<P> {
         count: u64,
         longer: u64,
     ) -> Result<(), ResizeError> {
-        let (machine, region, start) = self.resizable(first, count, longer).ok_or(ResizeError::Length)?;
+        let (state, region, start) = self.resizable(first, count, longer).ok_or(ResizeError::Length)?;
         if longer <= count {
             return Err(ResizeError::Length);
         }
@@ -70,7 +69,7 @@ impl<P: Platform> Frames<P> {
         let request = FrameRequest::frame();
         // A frame retired since this check was allocated first.
         let retiring = region.retired.any_pending();
-        if retiring || !machine.may_take(region.node, region.zone, &request, more) {
+        if retiring || !state.may_take(region.node, region.zone, &request, more) {
             return Err(ResizeError::NotFree);
         }
         let block = region.block_of(start);
@@ -79,12 +78,12 @@ impl<P: Platform> Frames<P> {
             return Err(ResizeError::NotFree);
         }
         let end = ((start + count) % BLOCK) as usize;
-        self.flush_words_of(machine, pin, region, start + count, more);
+        self.flush_words_of(state, pin, region, start + count, more);
         region
             .tentative(block, |line| line.claim_run(end, more as usize))
-            .map_err(|_: Missed| ResizeError::NotFree)?;
-        self.account_shared(machine, region, -(more as i64));
-        machine.mark_given(start, Given::Run(longer));
+            .map_err(|_: ClaimError| ResizeError::NotFree)?;
+        state.account_shared(region, -(more as i64));
+        state.record_alloc(start, AllocKind::Run(longer));
         Ok(())
     }
 
@@ -124,21 +123,20 @@ impl<P: Platform> Frames<P> {
         count: u64,
         shorter: u64,
     ) -> Result<(), ResizeError> {
-        let (machine, region, start) = self.resizable(first, count, count).ok_or(ResizeError::Length)?;
+        let (state, region, start) = self.resizable(first, count, count).ok_or(ResizeError::Length)?;
         if shorter == 0 || shorter >= count {
             return Err(ResizeError::Length);
         }
-        self.give_end(machine, pin, region, start + shorter, count - shorter)
-            .map_err(ResizeError::Refused)?;
-        machine.mark_given(start, Given::Run(shorter));
+        self.free_tail(state, pin, region, start + shorter, count - shorter).map_err(ResizeError::Refused)?;
+        state.record_alloc(start, AllocKind::Run(shorter));
         Ok(())
     }
 
     /// Flushes the words in the CPU's magazine of `more` frames from the frame numbered `from` on,
     /// if all of these frames are free there or in the bitmap. Does nothing if an interrupted
     /// context of the CPU uses the magazine.
-    fn flush_words_of(&self, machine: &Machine, pin: &CpuPin, region: &Region, from: u64, more: u64) {
-        let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter) else { return };
+    fn flush_words_of(&self, state: &AllocatorState, pin: &CpuPin, region: &Region, from: u64, more: u64) {
+        let Some(guard) = self.magazines.get(pin.cpu()).and_then(Magazine::enter) else { return };
         let line = region.line(region.block_of(from));
         let words = (from / 64..=(from + more - 1) / 64).map(|key| {
             let below = |end: u64| ones(end.saturating_sub(key * 64).min(64) as u32);
@@ -146,23 +144,28 @@ impl<P: Platform> Frames<P> {
         });
         if words
             .clone()
-            .all(|word| word.mask & !(line.load(word.key as usize % WORDS) | entered.held_of(word.key)) == 0)
+            .all(|word| word.mask & !(line.load(word.key as usize % WORDS) | guard.held_of(word.key)) == 0)
         {
             for word in words {
-                self.flush_key(machine, &entered, word.key);
+                self.flush_key(state, &guard, word.key);
             }
         }
     }
 
     /// Returns the region of a run of `count` frames to be resized to `most`, and its first frame.
     /// Returns `None` unless all of that lies in one block that may hold a shorter run.
-    fn resizable(&self, first: PhysFrame, count: u64, most: u64) -> Option<(&Machine, &'static Region, u64)> {
-        let machine = self.machine()?;
+    fn resizable(
+        &self,
+        first: PhysFrame,
+        count: u64,
+        most: u64,
+    ) -> Option<(&AllocatorState, &'static Region, u64)> {
+        let state = self.state()?;
         let start = number(first);
-        let region = machine.region_of(start)?;
+        let region = state.region_of(start)?;
         let end = start.checked_add(most)?;
         let inside =
             count > 0 && most < BLOCK && start / BLOCK == (end - 1) / BLOCK && end <= region.span.end;
-        inside.then_some((machine, region, start))
+        inside.then_some((state, region, start))
     }
 }

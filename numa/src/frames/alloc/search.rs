@@ -5,13 +5,14 @@ use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::sync::hint::spin_loop;
 use topomem_percpu::{CpuPin, Platform};
 
-use super::Shape;
 use crate::frames::Frames;
 use crate::frames::magazine::Magazine;
 use crate::frames::node::Node;
+use crate::frames::region::shape::Shape;
 use crate::frames::region::transit::Watch;
-use crate::frames::region::{BLOCK, Miss, Region};
-use crate::frames::state::{Machine, Plan};
+use crate::frames::region::{BLOCK, Region, SearchError};
+use crate::frames::state::AllocatorState;
+use crate::frames::state::plan::Plan;
 use crate::frames::types::{AllocError, Caller, FrameRequest, Obstacle, Zone};
 
 /// The maximum number of repetitions of a search that may have missed frames.
@@ -41,37 +42,37 @@ impl<P: Platform> Frames<P> {
     ///
     /// Bound: mostly one search; if nothing is found, at most 9, each followed by a check of all
     /// magazines.
-    pub(super) fn alloc_shared(
+    pub(super) fn alloc_from_nodes(
         &self,
-        machine: &Machine,
+        state: &AllocatorState,
         pin: &CpuPin,
         request: &FrameRequest,
         shape: Shape,
     ) -> Result<u64, AllocError> {
-        let plan = machine.plan(pin.cpu(), request, &self.rack).map_err(AllocError::InvalidRequest)?;
+        let plan = state.plan(pin.cpu(), request, &self.magazines).map_err(AllocError::InvalidRequest)?;
         let scope = Scope { plan, request, shape };
-        drop(self.enter_answering(machine, pin));
-        if let Ok(number) = self.search(machine, pin, scope) {
+        drop(self.enter_magazine(state, pin));
+        if let Ok(number) = self.search_nodes(state, pin, scope) {
             return Ok(number);
         }
         let blocked = |why| AllocError::WouldBlock { node: plan.start, order: request.order, why };
         for _ in 0..ROUNDS {
-            let before = self.watch(machine, scope);
-            let missed = match self.search(machine, pin, scope) {
+            let before = self.watch(state, scope);
+            let missed = match self.search_nodes(state, pin, scope) {
                 Ok(number) => return Ok(number),
                 Err(missed) => missed,
             };
-            let pooled = scope.nodes(machine).any(|node| !node.zeroed.is_empty());
-            let searched = self.watch(machine, scope);
-            let holder = self.ask_holders(machine, pin, scope);
-            let after = self.watch(machine, scope);
+            let pooled = scope.nodes(state).any(|node| !node.zeroed.is_empty());
+            let searched = self.watch(state, scope);
+            let holder = self.ask_holders(state, pin, scope);
+            let after = self.watch(state, scope);
             match holder {
                 Holder::Others => return Err(blocked(Obstacle::Held)),
                 Holder::Interrupted => return Err(blocked(Obstacle::Interrupted)),
                 Holder::Own | Holder::Nobody => {}
             }
             let calm = after.is_calm_since(before) && after.took_nothing_since(searched);
-            if holder == Holder::Nobody && missed == Miss::Nothing && !pooled && calm {
+            if holder == Holder::Nobody && missed == SearchError::Nothing && !pooled && calm {
                 return Err(AllocError::Exhausted {
                     node: plan.start,
                     zone: request.zone,
@@ -79,11 +80,11 @@ impl<P: Platform> Frames<P> {
                 });
             }
             // It continues only after this context ends.
-            if self.rack.get(pin.cpu()).is_some_and(Magazine::is_moving) {
+            if self.magazines.get(pin.cpu()).is_some_and(Magazine::is_moving) {
                 return Err(blocked(Obstacle::Interrupted));
             }
             // The search was tried often enough.
-            if missed == Miss::InTransit {
+            if missed == SearchError::InTransit {
                 break;
             }
             spin_loop();
@@ -92,46 +93,51 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Searches the allowed nodes once. Returns a run's first frame.
-    fn search(&self, machine: &Machine, pin: &CpuPin, scope: Scope<'_>) -> Result<u64, Miss> {
+    fn search_nodes(
+        &self,
+        state: &AllocatorState,
+        pin: &CpuPin,
+        scope: Scope<'_>,
+    ) -> Result<u64, SearchError> {
         let Scope { plan, request, shape } = scope;
-        let mut missed = Miss::Nothing;
-        for node in scope.nodes(machine) {
-            let mut taken = self.take_on(node, machine, request, shape);
+        let mut missed = SearchError::Nothing;
+        for node in scope.nodes(state) {
+            let mut taken = self.alloc_from_node(node, state, request, shape);
             // Frames held by this CPU itself must not cause a farther node, or a failure.
-            if taken.is_err() && self.give_up_cached(machine, pin) {
-                taken = self.take_on(node, machine, request, shape);
+            if taken.is_err() && self.drain_own_magazine(state, pin) {
+                taken = self.alloc_from_node(node, state, request, shape);
             }
             // Nor must frames in the node's pool of zeroed frames.
-            if taken.is_err() && self.spill_zeroed(machine, node) > 0 {
-                taken = self.take_on(node, machine, request, shape);
+            if taken.is_err() && self.spill_zeroed(state, node) > 0 {
+                taken = self.alloc_from_node(node, state, request, shape);
             }
             match taken {
                 Ok((number, region)) => {
-                    self.account_shared(machine, region, -(shape.frames() as i64));
-                    self.count(machine, pin, plan, region);
+                    state.account_shared(region, -(shape.frames() as i64));
+                    self.count(state, pin, plan, region);
                     return Ok(number);
                 }
-                Err(Miss::InTransit) => missed = Miss::InTransit,
-                Err(Miss::Nothing) => {}
+                Err(SearchError::InTransit) => missed = SearchError::InTransit,
+                Err(SearchError::Nothing) => {}
             }
         }
         Err(missed)
     }
 
     /// Reads all counts that must stay unchanged during a search.
-    fn watch(&self, machine: &Machine, scope: Scope<'_>) -> Watch {
+    fn watch(&self, state: &AllocatorState, scope: Scope<'_>) -> Watch {
         // Acquires the values seen by the search, read with any ordering: if the search saw the
         // effect of a claim, a hit or a move, this context sees the counts that came before.
         fence(Ordering::SeqCst);
         let mut watch = Watch::default();
         let (allowed, zone) = (scope.plan.allowed, scope.request.zone);
-        for magazine in machine.magazines.iter().copied().flatten() {
+        for magazine in state.magazines.iter().copied().flatten() {
             magazine.watch(&mut watch, allowed.contains(magazine.node).then_some(zone));
         }
-        for node in machine.nodes().filter(|node| allowed.contains(node.id)) {
+        for node in state.nodes().filter(|node| allowed.contains(node.id)) {
             node.zeroed.watch(&mut watch);
         }
-        let regions = machine.directory.regions.iter();
+        let regions = state.directory.regions.iter();
         for region in regions.filter(|region| allowed.contains(region.node) && region.zone <= zone) {
             region.watch(&mut watch);
         }
@@ -139,26 +145,26 @@ impl<P: Platform> Frames<P> {
             Caller::Single => 0,
             Caller::Bulk => 1,
         };
-        watch.add(machine.bulks.load().without(own));
+        watch.add(state.bulks.load().without(own));
         watch
     }
 
     /// Asks CPUs to drain if they hold frames suitable for the request.
-    fn ask_holders(&self, machine: &Machine, pin: &CpuPin, scope: Scope<'_>) -> Holder {
+    fn ask_holders(&self, state: &AllocatorState, pin: &CpuPin, scope: Scope<'_>) -> Holder {
         let Scope { plan, request, shape } = scope;
         let allowed = |frame: u64| {
             frame < request.limit
-                && machine
+                && state
                     .region_of(frame)
                     .is_some_and(|region| plan.allowed.contains(region.node) && region.zone <= request.zone)
         };
         // Smaller runs are claimed from owned blocks as from all other blocks.
         let whole = |first: u64| {
-            let at = machine.block_at(first).filter(|_| shape.frames() >= BLOCK && allowed(first));
+            let at = state.block_at(first).filter(|_| shape.frames() >= BLOCK && allowed(first));
             at.is_some_and(|(region, block)| region.line(block).is_full())
         };
         let mut holder = Holder::Nobody;
-        for magazine in self.rack.iter() {
+        for magazine in self.magazines.iter() {
             let holds = magazine.words().any(|word| allowed(word.first()))
                 || magazine.blocks().any(allowed)
                 || magazine.block().is_some_and(whole);
@@ -179,24 +185,24 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Allocates a run on one node, from the highest allowed zone with such a run.
-    fn take_on(
+    fn alloc_from_node(
         &self,
         node: &Node,
-        machine: &Machine,
+        state: &AllocatorState,
         request: &FrameRequest,
         shape: Shape,
-    ) -> Result<(u64, &'static Region), Miss> {
-        let mut missed = Miss::Nothing;
+    ) -> Result<(u64, &'static Region), SearchError> {
+        let mut missed = SearchError::Nothing;
         for zone in Zone::ALL.into_iter().rev().filter(|&zone| zone <= request.zone) {
-            let state = &node.zones[zone.index()];
-            if !machine.may_take(node.id, zone, request, shape.frames()) {
+            let node_zone = &node.zones[zone.index()];
+            if !state.may_take(node.id, zone, request, shape.frames()) {
                 continue;
             }
-            for region in state.regions.descending() {
-                match self.take_from(machine, region, request, shape) {
+            for region in node_zone.regions.descending() {
+                match self.alloc_from_region(state, region, request, shape) {
                     Ok(number) => return Ok((number, region)),
-                    Err(Miss::InTransit) => missed = Miss::InTransit,
-                    Err(Miss::Nothing) => {}
+                    Err(SearchError::InTransit) => missed = SearchError::InTransit,
+                    Err(SearchError::Nothing) => {}
                 }
             }
         }
@@ -204,48 +210,48 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Allocates a run from a region, without retired frames.
-    pub(super) fn take_from(
+    pub(in crate::frames) fn alloc_from_region(
         &self,
-        machine: &Machine,
+        state: &AllocatorState,
         region: &Region,
         request: &FrameRequest,
         shape: Shape,
-    ) -> Result<u64, Miss> {
+    ) -> Result<u64, SearchError> {
         loop {
             // Before the claim: the claimed run may be released.
             let withholding = region.retired.any_pending().then(|| region.withholding());
-            let taken = shape.take(region, request.limit);
+            let taken = shape.alloc_from(region, request.limit);
             // A claim may have moved blocks.
-            self.sweep(machine, region);
+            state.sweep(region);
             // A frame retired since this check was allocated first.
             let Some(withholding) = withholding else { return taken };
             // Each time there is at least one frame less to retire.
-            if self.stays_taken(machine, region, taken, shape.frames()) {
+            if !self.withhold_retired(state, region, taken, shape.frames()) {
                 withholding.cancel();
                 return taken;
             }
         }
     }
 
-    pub(super) fn count(&self, machine: &Machine, pin: &CpuPin, plan: Plan, region: &Region) {
+    /// Counts an allocated run of `region`: served by the preferred node, or by another node.
+    pub(super) fn count(&self, state: &AllocatorState, pin: &CpuPin, plan: Plan, region: &Region) {
         if region.node == plan.start {
-            machine.node(region.node).into_iter().for_each(|node| node.counters.count_local());
+            state.node(region.node).into_iter().for_each(|node| node.counters.count_local());
         } else {
-            machine.node(region.node).into_iter().for_each(|node| node.counters.count_remote());
-            machine.node(plan.start).into_iter().for_each(|node| node.counters.count_foreign());
+            state.node(region.node).into_iter().for_each(|node| node.counters.count_remote());
+            state.node(plan.start).into_iter().for_each(|node| node.counters.count_foreign());
         }
-        // A nested context's count may get lost; it is a statistic.
-        if let Some(magazine) = self.rack.get(pin.cpu()) {
-            if region.node == magazine.node { magazine.local.add(1) } else { magazine.remote.add(1) }
+        if let Some(magazine) = self.magazines.get(pin.cpu()) {
+            magazine.count_shared(region.node);
         }
     }
 }
 
 impl Scope<'_> {
     /// Returns the allowed nodes, nearest first.
-    fn nodes(self, machine: &Machine) -> impl Iterator<Item = &'static Node> {
-        let nearest = machine.node(self.plan.origin).map_or(&[][..], Node::nearest);
+    fn nodes(self, state: &AllocatorState) -> impl Iterator<Item = &'static Node> {
+        let nearest = state.node(self.plan.origin).map_or(&[][..], Node::nearest);
         let allowed = nearest.iter().filter(move |&&id| self.plan.allowed.contains(id));
-        allowed.filter_map(|&id| machine.node(id))
+        allowed.filter_map(|&id| state.node(id))
     }
 }

@@ -9,7 +9,7 @@ use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::{CpuId, CpuPin, PhysFrame, Platform};
 
 use crate::frames::Frames;
-use crate::frames::state::waiters::{Place, Turn};
+use crate::frames::state::waiters::{Turn, WaiterId};
 use crate::frames::types::{AllocError, FrameRequest, Obstacle};
 
 /// A future that resolves to a run of frames. See [`Frames::alloc_async`].
@@ -18,7 +18,7 @@ pub struct AllocFuture<'f, P: Platform> {
     frames: &'f Frames<P>,
     request: FrameRequest,
     /// The position among the waiters.
-    place: Option<Place>,
+    place: Option<WaiterId>,
 }
 
 impl<P: Platform> Frames<P> {
@@ -57,13 +57,13 @@ impl<P: Platform> Frames<P> {
     /// Allocates as [`Frames::alloc`] does, and waits for a bounded time where that would answer
     /// [`AllocError::WouldBlock`]: for a caller that wants an answer now.
     ///
-    /// `interrupt` is called, once for each CPU whose magazine may hold frames for the request, with that CPU's number:
-    /// it sends an interrupt whose handler calls [`Frames::service`], which frees the frames. A closure that does
-    /// nothing leaves the CPUs to drain at their next use that is no quick hit. In between the caller turns through
+    /// `interrupt` is called with the number of each CPU with frames for the request in the magazine, once for each
+    /// CPU: the closure sends an interrupt, and the interrupt's handler calls [`Frames::service`] to free the frames.
+    /// If the closure does nothing, the CPUs drain at the next use that is no quick hit. In between the caller turns through
     /// [`Platform::relax`], `turns` times at most, and is pinned only while it tries.
     ///
-    /// Not for interrupt handlers and not with interrupts off, unless `relax` answers what `interrupt` sends: two CPUs
-    /// that wait for each other's frames would both wait in vain until the bound.
+    /// Not for interrupt handlers and not with interrupts off, unless `relax` answers the interrupts of `interrupt`: two
+    /// CPUs waiting for each other's frames would both wait in vain until the bound.
     ///
     /// # Errors
     ///
@@ -100,7 +100,7 @@ impl<P: Platform> Frames<P> {
                 // The request has asked the CPUs to drain.
                 Err(AllocError::WouldBlock { why: Obstacle::Held, .. }) if !asked => {
                     asked = true;
-                    let others = self.rack.iter().filter(|other| other.cpu != pin.cpu());
+                    let others = self.magazines.iter().filter(|other| other.cpu != pin.cpu());
                     others.filter(|other| other.wants_attention()).for_each(|other| interrupt(other.cpu));
                 }
                 Err(AllocError::WouldBlock { why: Obstacle::Held | Obstacle::InTransit, .. }) => {}

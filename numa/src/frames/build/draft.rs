@@ -1,10 +1,10 @@
 //! A node while the allocator is built.
 //!
-//! Facts about the nodes lie in memory from the ground meanwhile, by node: `Frames::init` runs on a boot stack.
+//! Facts about the nodes lie meanwhile in memory taken from the boot memory, by node: `Frames::init` runs on a boot stack.
 
 use topomem_percpu::NodeId;
 
-use super::placing::Place;
+use super::placing::UninitSlice;
 use crate::frames::magazine::Magazine;
 use crate::frames::node::Node;
 use crate::frames::node::zeroed_pool::Set;
@@ -23,12 +23,12 @@ pub(in crate::frames) struct Draft {
     pub(super) serving: NodeId,
     /// The share in weighted interleaving.
     pub(super) weight: u64,
-    pub(super) node: Place<Node>,
+    pub(super) node: UninitSlice<Node>,
     /// The node, when it is built; until then nothing.
     pub(in crate::frames) built: &'static [Node],
     /// Room for the spans that are managed in the end.
     pub(super) spans: &'static mut [Span],
-    pub(super) region_place: Place<Region>,
+    pub(super) region_place: UninitSlice<Region>,
     /// The regions, by address, while they are built; then empty.
     pub(super) building: &'static mut [Region],
     /// The regions, by address, when they are built.
@@ -56,10 +56,10 @@ impl Draft {
             free: 0,
             serving: id,
             weight: 1,
-            node: Place::EMPTY,
+            node: UninitSlice::EMPTY,
             built: &[],
             spans: &mut [],
-            region_place: Place::EMPTY,
+            region_place: UninitSlice::EMPTY,
             building: &mut [],
             regions: &[],
             returned: 0,

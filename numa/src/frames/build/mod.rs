@@ -1,7 +1,7 @@
 //! Construction of the allocator: regions from free memory, each node's bookkeeping on that node.
 
-pub(super) mod draft;
-pub(super) mod ground;
+pub(super) mod boot_memory;
+mod draft;
 mod nodes;
 mod placing;
 mod regions;
@@ -11,77 +11,77 @@ use topomem_percpu::{CpuId, NodeId, Order, Platform};
 use crate::frames::magazine::{Checked, Magazine};
 use crate::frames::node::Node;
 use crate::frames::node::zeroed_pool::{Set, ZeroedPool};
-use crate::frames::region::marks::Given;
+use crate::frames::region::marks::AllocKind;
 use crate::frames::region::{BLOCK, Region, Span};
-use crate::frames::state::directory::{self, Directory, PartTable};
+use crate::frames::state::directory::{Directory, PartTable};
 use crate::frames::state::frame_table::Stretch;
-use crate::frames::state::{CpuNode, CpuNodes, Machine, Metadata, Parts};
+use crate::frames::state::{AllocatorState, CpuNode, CpuNodes, Metadata, Parts, directory};
 use crate::frames::types::{DoubleFrees, FramesConfig, InitError, PerFrameTable, Zeroing};
+use boot_memory::BootMemory;
 use draft::{Draft, SLACK};
-use ground::Ground;
 use nodes::{node, set_serving, set_weights};
-use placing::{Builder, Place};
+use placing::{Builder, UninitSlice};
 use regions::{
-    Survey, clear_unused, count, count_free, manage, node_count, place_parts, place_table, plan_regions,
-    populate, survey,
+    Extent, clear_unused, count, count_free, manage, measure, node_count, place_parts, place_table,
+    plan_regions, populate,
 };
 
 /// The share of blocks that CPUs may hold: one in this many.
 const HELD_BACK: u64 = 16;
 
-/// Memory for the parts that the machine has once, placed and not yet written.
-struct MachinePlaces {
-    machine: Place<Machine>,
+/// Memory for the parts that exist once, placed and not yet written.
+struct StatePlaces {
+    state: UninitSlice<AllocatorState>,
     cpu_nodes: CpuNodes,
-    directory: Place<u16>,
+    directory: UninitSlice<u16>,
     /// Frames in a part of the directory, as a power of two.
     shift: u32,
-    by_address: Place<&'static Region>,
-    part_tables: Place<PartTable>,
+    by_address: UninitSlice<&'static Region>,
+    part_tables: UninitSlice<PartTable>,
     stretches: &'static [Stretch],
 }
 
-/// Builds everything; the memory of `ground` belongs to the result.
+/// Builds everything; the free memory of `memory` belongs to the result.
 ///
-/// The draft of each node lies in memory from the ground meanwhile, and no step is inlined: so the stack that is
-/// in use at a time is that of one step.
-pub(super) fn build<P: Platform, G: Ground>(
+/// The draft of each node lies meanwhile in memory taken from `memory`, and no step is inlined: the stack in use
+/// at a time is the stack of one step.
+pub(super) fn build<P: Platform, G: BootMemory>(
     platform: &P,
-    ground: &mut G,
+    memory: &mut G,
     config: &FramesConfig,
-) -> Result<&'static Machine, InitError<G::Error>> {
-    let survey = survey(ground, config)?;
-    let nodes = node_count(ground);
+) -> Result<&'static AllocatorState, InitError<G::Error>> {
+    let extent = measure(memory, config)?;
+    let nodes = node_count(memory);
     let mut metadata = Metadata::default();
-    let mut builder = Builder::new(platform, ground, nodes, &mut metadata.fixed)?;
+    let mut builder = Builder::new(platform, memory, nodes, &mut metadata.fixed)?;
     let drafts = builder.place(nodes, NodeId::ZERO, &mut metadata.fixed)?.fill(Draft::new);
-    count(&*builder.ground, config, drafts);
+    count(&*builder.memory, config, drafts);
     // Everything is placed before anything is managed: both take from the same memory.
-    let places = place_all(&mut builder, config, &survey, drafts, &mut metadata)?;
-    manage(ground, config, drafts)?;
-    release(platform, ground, config, drafts);
-    build_nodes(ground, config, drafts);
-    take_allocated(ground, drafts);
+    let places = place_all(&mut builder, config, &extent, drafts, &mut metadata)?;
+    manage(memory, config, drafts)?;
+    release(platform, memory, config, drafts);
+    build_nodes(memory, config, drafts);
+    take_allocated(memory, drafts);
     Ok(finish(config, drafts, places, metadata))
 }
 
 /// Places all bookkeeping. The machine's parts are near the boot CPU, and are read only from here on; a
 /// node's parts are on the node.
 #[inline(never)]
-fn place_all<P: Platform, G: Ground>(
+fn place_all<P: Platform, G: BootMemory>(
     builder: &mut Builder<'_, P, G>,
     config: &FramesConfig,
-    survey: &Survey,
+    extent: &Extent,
     drafts: &mut [Draft],
     metadata: &mut Metadata,
-) -> Result<MachinePlaces, InitError<G::Error>> {
+) -> Result<StatePlaces, InitError<G::Error>> {
     let fixed = &mut metadata.fixed;
-    let machine = builder.place::<Machine>(1, NodeId::ZERO, fixed)?;
-    let (part_count, shift) = directory::parts(survey.end);
+    let state = builder.place::<AllocatorState>(1, NodeId::ZERO, fixed)?;
+    let (part_count, shift) = directory::parts(extent.end);
     let directory = builder.place::<u16>(part_count, NodeId::ZERO, fixed)?;
     let region_room = drafts.iter().map(Draft::region_room).sum();
     let by_address = builder.place::<&'static Region>(region_room, NodeId::ZERO, fixed)?;
-    let cpu_count = builder.ground.cpus().map(|(cpu, _)| cpu.index() + 1).max().unwrap_or(0);
+    let cpu_count = builder.memory.cpus().map(|(cpu, _)| cpu.index() + 1).max().unwrap_or(0);
     let mut cpu_nodes = builder.place::<CpuNode>(cpu_count, NodeId::ZERO, fixed)?;
     for draft in drafts.iter_mut() {
         draft.node = builder.place::<Node>(1, draft.id, fixed)?;
@@ -93,39 +93,39 @@ fn place_all<P: Platform, G: Ground>(
     for draft in drafts.iter_mut() {
         draft.region_place = builder.place(draft.region_room(), draft.id, fixed)?;
     }
-    plan_regions(&*builder.ground, config, drafts)?;
-    let (mut part_tables, mut stretches) = (Place::EMPTY, &[][..]);
+    plan_regions(&*builder.memory, config, drafts)?;
+    let (mut part_tables, mut stretches) = (UninitSlice::EMPTY, &[][..]);
     if config.table == PerFrameTable::Present {
         let bytes = &mut metadata.table;
         part_tables = builder.place::<PartTable>(part_count, NodeId::ZERO, bytes)?;
-        stretches = place_table(builder, drafts, survey.pieces + SLACK, config, bytes)?;
+        stretches = place_table(builder, drafts, extent.pieces + SLACK, config, bytes)?;
     }
     for draft in drafts.iter_mut() {
         for region in draft.building.iter_mut() {
             place_parts(builder, region, config, metadata)?;
         }
     }
-    count_free(&*builder.ground, config, drafts);
+    count_free(&*builder.memory, config, drafts);
     for draft in drafts.iter_mut() {
         place_pool(builder, config, draft, metadata)?;
     }
     // Only magazines are left to be placed: frames beyond those that magazines can take stay free.
-    count_free(&*builder.ground, config, drafts);
-    let most = (builder.ground.cpus().count() * size_of::<Magazine>()).div_ceil(4096) as u64;
-    set_serving(&*builder.ground, drafts, most);
-    let cpu_nodes = cpu_nodes_of(&*builder.ground, drafts, cpu_nodes.take());
+    count_free(&*builder.memory, config, drafts);
+    let most = (builder.memory.cpus().count() * size_of::<Magazine>()).div_ceil(4096) as u64;
+    set_serving(&*builder.memory, drafts, most);
+    let cpu_nodes = cpu_nodes_of(&*builder.memory, drafts, cpu_nodes.take());
     for index in 0..drafts.len() {
         drafts[index].magazines = place_magazines(builder, index, drafts, &cpu_nodes, metadata)?;
     }
-    Ok(MachinePlaces { machine, cpu_nodes, directory, shift, by_address, part_tables, stretches })
+    Ok(StatePlaces { state, cpu_nodes, directory, shift, by_address, part_tables, stretches })
 }
 
 /// Fills `place` with the nodes of each CPU.
 #[inline(never)]
-fn cpu_nodes_of<G: Ground>(ground: &G, drafts: &[Draft], place: Place<CpuNode>) -> CpuNodes {
+fn cpu_nodes_of<G: BootMemory>(memory: &G, drafts: &[Draft], place: UninitSlice<CpuNode>) -> CpuNodes {
     let unknown = CpuNode { home: NodeId::ZERO, serving: drafts[0].serving };
     let known = place.fill(|_| unknown);
-    for (cpu, home) in ground.cpus() {
+    for (cpu, home) in memory.cpus() {
         let serving = drafts.get(home.index()).unwrap_or(&drafts[0]).serving;
         known[cpu.index()] = CpuNode { home, serving };
     }
@@ -134,11 +134,11 @@ fn cpu_nodes_of<G: Ground>(ground: &G, drafts: &[Draft], place: Place<CpuNode>) 
 
 /// Makes all managed frames free.
 #[inline(never)]
-fn release<P: Platform, G: Ground>(platform: &P, ground: &G, config: &FramesConfig, drafts: &[Draft]) {
+fn release<P: Platform, G: BootMemory>(platform: &P, memory: &G, config: &FramesConfig, drafts: &[Draft]) {
     for region in drafts.iter().flat_map(|draft| draft.regions) {
         for span in region.managed {
             if config.zeroing == Zeroing::OnFree {
-                clear_unused(platform, ground, *span);
+                clear_unused(platform, memory, *span);
             }
             populate(region, *span);
         }
@@ -147,20 +147,20 @@ fn release<P: Platform, G: Ground>(platform: &P, ground: &G, config: &FramesConf
 
 /// Builds the nodes in their places.
 #[inline(never)]
-fn build_nodes<G: Ground>(ground: &G, config: &FramesConfig, drafts: &mut [Draft]) {
-    set_weights(ground, drafts);
+fn build_nodes<G: BootMemory>(memory: &G, config: &FramesConfig, drafts: &mut [Draft]) {
+    set_weights(memory, drafts);
     let total = drafts.iter().flat_map(|draft| draft.regions).map(Region::managed_frames).sum();
     let count = drafts.len();
     for draft in drafts {
         let place = draft.node.take();
-        draft.built = place.fill(|_| node(ground, config, draft, count, total));
+        draft.built = place.fill(|_| node(memory, config, draft, count, total));
     }
 }
 
 /// Takes the frames that have users already out of the free frames.
 #[inline(never)]
-fn take_allocated<G: Ground>(ground: &G, drafts: &[Draft]) {
-    for frame in ground.allocated().map(Span::of).flat_map(|span| span.start..span.end) {
+fn take_allocated<G: BootMemory>(memory: &G, drafts: &[Draft]) {
+    for frame in memory.allocated().map(Span::of).flat_map(|span| span.start..span.end) {
         let found = drafts.iter().find_map(|draft| {
             let index = draft.regions.partition_point(|region| region.span.end <= frame);
             let region = draft.regions.get(index).filter(|region| region.span.start <= frame)?;
@@ -169,36 +169,37 @@ fn take_allocated<G: Ground>(ground: &G, drafts: &[Draft]) {
         if let Some((draft, region)) = found
             && region.claim_frame(frame)
         {
-            region.marks.give(frame - region.span.start, Given::Aligned(Order::FRAME));
+            region.marks.record_alloc(frame - region.span.start, AllocKind::Aligned(Order::FRAME));
             draft.built.iter().for_each(|node| node.zones[region.zone.index()].add(-1));
         }
     }
 }
 
-/// Builds the machine in its place.
+/// Builds the state in the placed memory.
 #[inline(never)]
 fn finish(
     config: &FramesConfig,
     drafts: &mut [Draft],
-    places: MachinePlaces,
+    places: StatePlaces,
     metadata: Metadata,
-) -> &'static Machine {
-    let MachinePlaces { machine, cpu_nodes, directory, shift, by_address, part_tables, stretches } = places;
+) -> &'static AllocatorState {
+    let StatePlaces { state, cpu_nodes, directory, shift, by_address, part_tables, stretches } = places;
     let regions: &'static [&'static Region] = by_address.fill_from(draft::by_address(drafts));
     let first_regions: &'static [u16] = directory.fill(|part| directory::first_region(regions, part, shift));
     let tables: &'static [PartTable] = part_tables.fill(|part| PartTable::of(stretches, part, shift));
     let drafts = &*drafts;
     let make = |_| {
-        Machine::new(Parts {
-            drafts,
+        let parts = Parts {
+            node_count: drafts.len(),
             cpu_nodes,
             directory: Directory::new(regions, first_regions, stretches, tables, shift),
             checked: checked(config),
             zeroing: config.zeroing,
             metadata,
-        })
+        };
+        AllocatorState::new(parts, |node| (&drafts[node].built[0], drafts[node].magazines))
     };
-    &machine.fill(make)[0]
+    &state.fill(make)[0]
 }
 
 /// Returns whether there are marks to check.
@@ -211,7 +212,7 @@ fn checked(config: &FramesConfig) -> Checked {
 
 /// Places the magazines of the CPUs served by the node numbered `index` on that node.
 #[inline(never)]
-fn place_magazines<P: Platform, G: Ground>(
+fn place_magazines<P: Platform, G: BootMemory>(
     builder: &mut Builder<'_, P, G>,
     index: usize,
     drafts: &[Draft],
@@ -220,18 +221,18 @@ fn place_magazines<P: Platform, G: Ground>(
 ) -> Result<&'static [Magazine], InitError<G::Error>> {
     let node = drafts[index].id;
     let served = |&(cpu, _): &(CpuId, NodeId)| nodes.of(cpu).serving == node;
-    let count = builder.ground.cpus().filter(served).count();
+    let count = builder.memory.cpus().filter(served).count();
     let place = builder.place(count, node, &mut metadata.magazines)?;
     let blocks: u64 = drafts[index].building.iter().map(|region| region.span.frames() / BLOCK).sum();
     // All together they hold at most a sixteenth of the node.
     let slots = blocks / HELD_BACK / count.max(1) as u64;
-    let mut cpus = builder.ground.cpus().filter(served).map(|(cpu, _)| cpu);
+    let mut cpus = builder.memory.cpus().filter(served).map(|(cpu, _)| cpu);
     Ok(place.fill(|_| Magazine::new(cpus.next().unwrap_or(CpuId::BOOT), node, slots as usize)))
 }
 
 /// Places a node's pool of zeroed frames on that node.
 #[inline(never)]
-fn place_pool<P: Platform, G: Ground>(
+fn place_pool<P: Platform, G: BootMemory>(
     builder: &mut Builder<'_, P, G>,
     config: &FramesConfig,
     draft: &mut Draft,

@@ -4,8 +4,8 @@
 use arrayvec::ArrayVec;
 use topomem_percpu::{MAX_NODES, NodeId};
 
+use super::boot_memory::BootMemory;
 use super::draft::Draft;
-use super::ground::Ground;
 use crate::frames::node::zeroed_pool::ZeroedPool;
 use crate::frames::node::{Node, NodeCounters, NodeZone, RegionSet};
 use crate::frames::region::Region;
@@ -14,12 +14,12 @@ use crate::frames::types::{FramesConfig, Zone};
 /// The maximum weight of a node.
 const MAX_WEIGHT: u64 = 32;
 
-/// Returns every node by distance from `node`: itself first. Nodes left out by the ground come
-/// last, by number, so that no memory is ever missed.
-fn by_distance<G: Ground>(ground: &G, node: NodeId, count: usize) -> ArrayVec<NodeId, MAX_NODES> {
+/// Returns every node by distance from `node`: `node` first. Nodes left out by the boot memory come
+/// last, by number: no memory is ever missed.
+fn by_distance<G: BootMemory>(memory: &G, node: NodeId, count: usize) -> ArrayVec<NodeId, MAX_NODES> {
     let mut nodes = ArrayVec::new();
     let all = (0..count).filter_map(NodeId::new);
-    for other in core::iter::once(node).chain(ground.nearest(node)).chain(all) {
+    for other in core::iter::once(node).chain(memory.nearest(node)).chain(all) {
         if other.index() < count && !nodes.contains(&other) {
             // There is room: each node comes once.
             nodes.push(other);
@@ -30,9 +30,9 @@ fn by_distance<G: Ground>(ground: &G, node: NodeId, count: usize) -> ArrayVec<No
 
 /// Notes in each draft the nearest node with more than `most` free frames, or the node itself if none has so many.
 #[inline(never)]
-pub(super) fn set_serving<G: Ground>(ground: &G, drafts: &mut [Draft], most: u64) {
+pub(super) fn set_serving<G: BootMemory>(memory: &G, drafts: &mut [Draft], most: u64) {
     for index in 0..drafts.len() {
-        let nearest = by_distance(ground, drafts[index].id, drafts.len());
+        let nearest = by_distance(memory, drafts[index].id, drafts.len());
         let serving = nearest.iter().copied().find(|node| drafts[node.index()].free > most);
         drafts[index].serving = serving.unwrap_or(drafts[index].id);
     }
@@ -41,10 +41,10 @@ pub(super) fn set_serving<G: Ground>(ground: &G, drafts: &mut [Draft], most: u64
 /// Notes the weight of each node: in proportion to the bandwidths of the nodes that have memory. A node
 /// whose bandwidth is not known counts as the slowest that is known.
 #[inline(never)]
-pub(super) fn set_weights<G: Ground>(ground: &G, drafts: &mut [Draft]) {
+pub(super) fn set_weights<G: BootMemory>(memory: &G, drafts: &mut [Draft]) {
     let figure = |draft: &Draft| {
         let has_memory = draft.regions.iter().any(|region| region.managed_frames() > 0);
-        ground.weight(draft.id).filter(|_| has_memory).map(u64::from)
+        memory.weight(draft.id).filter(|_| has_memory).map(u64::from)
     };
     let known = || drafts.iter().filter_map(figure);
     let (slowest, best) = (known().min().unwrap_or(1), known().max().unwrap_or(1).max(1));
@@ -62,8 +62,8 @@ fn gcd(a: u64, b: u64) -> u64 {
 }
 
 /// Creates the node of a draft, of `count`; the machine has `total` frames.
-pub(super) fn node<G: Ground>(
-    ground: &G,
+pub(in crate::frames) fn node<G: BootMemory>(
+    memory: &G,
     config: &FramesConfig,
     draft: &Draft,
     count: usize,
@@ -79,7 +79,7 @@ pub(super) fn node<G: Ground>(
     let [dma, higher @ ..] = &mut zones;
     dma.cached = higher.iter().all(|zone| zone.managed == 0);
     let mut nearest = [NodeId::ZERO; MAX_NODES];
-    for (slot, node) in nearest.iter_mut().zip(by_distance(ground, draft.id, count)) {
+    for (slot, node) in nearest.iter_mut().zip(by_distance(memory, draft.id, count)) {
         *slot = node;
     }
     let zeroed = ZeroedPool::new(draft.pool.0, draft.pool.1);

@@ -4,22 +4,22 @@ use core::ptr::NonNull;
 
 use topomem_percpu::{NodeId, PhysAddr, Platform};
 
-use super::ground::Ground;
+use super::boot_memory::BootMemory;
 use crate::frames::types::InitError;
 
 /// Memory for `count` values not yet written.
-pub(super) struct Place<T> {
+pub(super) struct UninitSlice<T> {
     first: NonNull<T>,
     count: usize,
 }
 
-impl<T: 'static> Place<T> {
+impl<T: 'static> UninitSlice<T> {
     /// The place of no value.
-    pub(super) const EMPTY: Place<T> = Place { first: NonNull::dangling(), count: 0 };
+    pub(super) const EMPTY: UninitSlice<T> = UninitSlice { first: NonNull::dangling(), count: 0 };
 
     /// Takes the place, and leaves an empty one.
-    pub(super) fn take(&mut self) -> Place<T> {
-        core::mem::replace(self, Place::EMPTY)
+    pub(super) fn take(&mut self) -> UninitSlice<T> {
+        core::mem::replace(self, UninitSlice::EMPTY)
     }
 
     /// Writes the values, made by index.
@@ -28,7 +28,7 @@ impl<T: 'static> Place<T> {
     #[inline(never)]
     pub(super) fn fill(self, mut make: impl FnMut(usize) -> T) -> &'static mut [T] {
         for index in 0..self.count {
-            // SAFETY: by `Ground` and `Platform`, the bytes are RAM without other users, mapped for
+            // SAFETY: by `BootMemory` and `Platform`, the bytes are RAM without other users, mapped for
             // good; addresses aligned to frames keep their alignment in the direct map.
             unsafe { self.first.add(index).write(make(index)) };
         }
@@ -62,44 +62,44 @@ struct Rest {
 /// Places bookkeeping.
 pub(super) struct Builder<'b, P, G> {
     pub(super) platform: &'b P,
-    pub(super) ground: &'b mut G,
+    pub(super) memory: &'b mut G,
     /// The rest of the last place that was taken for each node.
     rests: &'static mut [Rest],
 }
 
-impl<'b, P: Platform, G: Ground> Builder<'b, P, G> {
+impl<'b, P: Platform, G: BootMemory> Builder<'b, P, G> {
     /// Creates a builder for `nodes` nodes, and adds the bytes taken for it to `bytes`.
     pub(super) fn new(
         platform: &'b P,
-        ground: &'b mut G,
+        memory: &'b mut G,
         nodes: usize,
         bytes: &mut u64,
     ) -> Result<Builder<'b, P, G>, InitError<G::Error>> {
-        let mut builder = Builder { platform, ground, rests: &mut [] };
+        let mut builder = Builder { platform, memory, rests: &mut [] };
         let size = (size_of::<Rest>() * nodes) as u64;
         let (address, rest) = builder.take_new(size, align_of::<Rest>() as u64, NodeId::ZERO)?;
         *bytes += size;
-        let place = Place { first: platform.phys_to_virt(address).cast(), count: nodes };
+        let place = UninitSlice { first: platform.phys_to_virt(address).cast(), count: nodes };
         builder.rests = place.fill(|_| Rest::default());
         builder.rests.first_mut().into_iter().for_each(|first| *first = rest);
         Ok(builder)
     }
 
-    /// Takes `size` bytes for good from the ground. Returns their address, and the rest behind them.
+    /// Takes `size` bytes for good from the boot memory. Returns the address, and the rest behind the bytes.
     fn take_new(
         &mut self,
         size: u64,
         align: u64,
         node: NodeId,
     ) -> Result<(PhysAddr, Rest), InitError<G::Error>> {
-        let taken = size.next_multiple_of(self.ground.unit());
-        let address = self.ground.place(taken, align, node).map_err(InitError::Metadata)?;
+        let taken = size.next_multiple_of(self.memory.unit());
+        let address = self.memory.alloc(taken, align, node).map_err(InitError::Metadata)?;
         let start = address.as_u64();
         Ok((address, Rest { next: start + size, end: start + taken }))
     }
 
-    /// Takes `size` bytes for good, on `node`, or near it if it has no room: from the rest of another place if
-    /// they fit, else from the ground.
+    /// Takes `size` bytes for good, on `node`, or near `node` if the node has no room: from the rest of an earlier
+    /// place if the bytes fit, else from the boot memory.
     fn take(&mut self, size: u64, align: u64, node: NodeId) -> Result<PhysAddr, InitError<G::Error>> {
         let rest = &mut self.rests[node.index()];
         let start = rest.next.next_multiple_of(align);
@@ -121,13 +121,13 @@ impl<'b, P: Platform, G: Ground> Builder<'b, P, G> {
         count: usize,
         node: NodeId,
         bytes: &mut u64,
-    ) -> Result<Place<T>, InitError<G::Error>> {
+    ) -> Result<UninitSlice<T>, InitError<G::Error>> {
         if count == 0 {
-            return Ok(Place::EMPTY);
+            return Ok(UninitSlice::EMPTY);
         }
         let size = (size_of::<T>() * count) as u64;
         let address = self.take(size, align_of::<T>() as u64, node)?;
         *bytes += size;
-        Ok(Place { first: self.platform.phys_to_virt(address).cast(), count })
+        Ok(UninitSlice { first: self.platform.phys_to_virt(address).cast(), count })
     }
 }

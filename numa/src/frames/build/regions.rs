@@ -3,19 +3,18 @@
 use topomem_percpu::sync::atomic::AtomicU8;
 use topomem_percpu::{MAX_NODES, NodeId, Platform};
 
+use super::boot_memory::BootMemory;
 use super::draft::{Draft, SLACK};
-use super::ground::Ground;
 use super::placing::Builder;
-use crate::frames::alloc::frame;
 use crate::frames::node::MAX_REGIONS;
 use crate::frames::region::bitmap::{AtomicBitmap512, masks};
 use crate::frames::region::block::{BlockEntry, BlockState, Ownership};
 use crate::frames::region::marks::Marks;
 use crate::frames::region::retired::RetiredFrames;
 use crate::frames::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
-use crate::frames::state::Metadata;
-use crate::frames::state::frame_table::{self, FrameInfo, NUMBERED_AS_FRAMES, Stretch};
-use crate::frames::types::{DoubleFrees, FramesConfig, InitError, Zone};
+use crate::frames::state::frame_table::{FrameInfo, NUMBERED_AS_FRAMES, Stretch};
+use crate::frames::state::{Metadata, frame_table};
+use crate::frames::types::{DoubleFrees, FramesConfig, InitError, Zone, frame};
 
 /// Gaps up to this many frames (128 MiB) are bridged by one region: their bitmaps cost no more than
 /// another region. The per-frame table leaves them out.
@@ -30,16 +29,16 @@ pub(super) struct Site {
 }
 
 /// Returns the number of nodes that are built.
-pub(super) fn node_count<G: Ground>(ground: &G) -> usize {
-    ground.node_count().clamp(1, MAX_NODES)
+pub(super) fn node_count<G: BootMemory>(memory: &G) -> usize {
+    memory.node_count().clamp(1, MAX_NODES)
 }
 
 /// Calls `visit` with every free piece of one node and zone, in frames, by address. Touching pieces
 /// are merged: a run may lie in both, and is freed as it was allocated.
-pub(super) fn sites<G: Ground>(ground: &G, config: &FramesConfig, mut visit: impl FnMut(Site)) {
+pub(super) fn sites<G: BootMemory>(memory: &G, config: &FramesConfig, mut visit: impl FnMut(Site)) {
     let mut last: Option<Site> = None;
-    let nodes = node_count(ground);
-    for piece in ground.pieces().filter(|piece| piece.node.index() < nodes) {
+    let nodes = node_count(memory);
+    for piece in memory.free_ranges().filter(|piece| piece.node.index() < nodes) {
         let mut start = piece.range.start.as_u64() / 4096;
         let end = piece.range.end.as_u64() / 4096;
         while start < end {
@@ -63,9 +62,9 @@ pub(super) fn sites<G: Ground>(ground: &G, config: &FramesConfig, mut visit: imp
 
 /// Calls `visit` with the regions to be, by address: free pieces of one node and zone with small
 /// gaps between.
-fn plan<G: Ground>(ground: &G, config: &FramesConfig, mut visit: impl FnMut(Site)) {
+fn plan<G: BootMemory>(memory: &G, config: &FramesConfig, mut visit: impl FnMut(Site)) {
     let mut last: Option<Site> = None;
-    sites(ground, config, |site| match &mut last {
+    sites(memory, config, |site| match &mut last {
         Some(last)
             if last.node == site.node
                 && last.zone == site.zone
@@ -78,8 +77,8 @@ fn plan<G: Ground>(ground: &G, config: &FramesConfig, mut visit: impl FnMut(Site
     last.into_iter().for_each(visit);
 }
 
-/// How much there is.
-pub(super) struct Survey {
+/// The extent of the free memory.
+pub(super) struct Extent {
     /// Free pieces of each node and zone, together.
     pub(super) pieces: usize,
     /// One past the last frame.
@@ -87,40 +86,43 @@ pub(super) struct Survey {
 }
 
 #[inline(never)]
-pub(super) fn survey<G: Ground>(ground: &G, config: &FramesConfig) -> Result<Survey, InitError<G::Error>> {
-    let mut survey = Survey { pieces: 0, end: 0 };
+pub(super) fn measure<G: BootMemory>(
+    memory: &G,
+    config: &FramesConfig,
+) -> Result<Extent, InitError<G::Error>> {
+    let mut measure = Extent { pieces: 0, end: 0 };
     let mut regions = 0;
-    sites(ground, config, |_| survey.pieces += 1);
-    plan(ground, config, |site| {
+    sites(memory, config, |_| measure.pieces += 1);
+    plan(memory, config, |site| {
         regions += 1;
-        survey.end = site.span.end;
+        measure.end = site.span.end;
     });
     match regions {
         0 => Err(InitError::NoMemory),
         // Memory placed first may divide pieces.
         1.. if regions + SLACK > MAX_REGIONS => Err(InitError::TooManyRegions { limit: MAX_REGIONS - SLACK }),
-        _ => Ok(survey),
+        _ => Ok(measure),
     }
 }
 
 /// Counts the regions and pieces of each node.
 #[inline(never)]
-pub(super) fn count<G: Ground>(ground: &G, config: &FramesConfig, drafts: &mut [Draft]) {
-    sites(ground, config, |site| drafts[site.node.index()].piece_count += 1);
-    plan(ground, config, |site| drafts[site.node.index()].region_count += 1);
+pub(super) fn count<G: BootMemory>(memory: &G, config: &FramesConfig, drafts: &mut [Draft]) {
+    sites(memory, config, |site| drafts[site.node.index()].piece_count += 1);
+    plan(memory, config, |site| drafts[site.node.index()].region_count += 1);
 }
 
 /// Counts the frames of each node that are free now.
 #[inline(never)]
-pub(super) fn count_free<G: Ground>(ground: &G, config: &FramesConfig, drafts: &mut [Draft]) {
+pub(super) fn count_free<G: BootMemory>(memory: &G, config: &FramesConfig, drafts: &mut [Draft]) {
     drafts.iter_mut().for_each(|draft| draft.free = 0);
-    sites(ground, config, |site| drafts[site.node.index()].free += site.span.frames());
+    sites(memory, config, |site| drafts[site.node.index()].free += site.span.frames());
 }
 
 /// Builds the regions of the memory that is free now in their places, without any bookkeeping.
 #[inline(never)]
-pub(super) fn plan_regions<G: Ground>(
-    ground: &G,
+pub(super) fn plan_regions<G: BootMemory>(
+    memory: &G,
     config: &FramesConfig,
     drafts: &mut [Draft],
 ) -> Result<(), InitError<G::Error>> {
@@ -129,7 +131,7 @@ pub(super) fn plan_regions<G: Ground>(
         draft.building = draft.region_place.take().fill(|_| region(nowhere));
         draft.region_count = 0;
     }
-    plan(ground, config, |site| {
+    plan(memory, config, |site| {
         let draft = &mut drafts[site.node.index()];
         if let Some(region) = draft.building.get_mut(draft.region_count) {
             (region.node, region.zone, region.span) = (site.node, site.zone, site.span);
@@ -167,9 +169,14 @@ fn region(site: Site) -> Region {
 }
 
 /// The stretches of the per-frame table for the memory that is free now, without their entries.
-fn stretches<G: Ground>(ground: &G, drafts: &[Draft], config: &FramesConfig, mut visit: impl FnMut(Span)) {
+fn stretches<G: BootMemory>(
+    memory: &G,
+    drafts: &[Draft],
+    config: &FramesConfig,
+    mut visit: impl FnMut(Span),
+) {
     let mut last: Option<((NodeId, usize), Span)> = None;
-    sites(ground, config, |site| {
+    sites(memory, config, |site| {
         let of_node = &*drafts[site.node.index()].building;
         let region = (site.node, of_node.partition_point(|region| region.span.end <= site.span.start));
         match &mut last {
@@ -191,7 +198,7 @@ fn stretches<G: Ground>(ground: &G, drafts: &[Draft], config: &FramesConfig, mut
 /// Places the per-frame table: each region's entries on its own node, 8 bytes for each frame, and
 /// none for larger holes. At most `most` stretches.
 #[inline(never)]
-pub(super) fn place_table<P: Platform, G: Ground>(
+pub(super) fn place_table<P: Platform, G: BootMemory>(
     builder: &mut Builder<'_, P, G>,
     drafts: &[Draft],
     most: usize,
@@ -202,7 +209,7 @@ pub(super) fn place_table<P: Platform, G: Ground>(
     let table = place.fill(|_| Stretch { span: Span { start: 0, end: 0 }, first_entry: 0, entries: &[] });
     // From here on memory only shrinks: each frame managed in the end has its entry.
     let (mut count, mut next_entry) = (0, 1);
-    stretches(&*builder.ground, drafts, config, |span| {
+    stretches(&*builder.memory, drafts, config, |span| {
         if let Some(stretch) = table.get_mut(count) {
             *stretch = Stretch { span, first_entry: next_entry, entries: &[] };
         }
@@ -230,7 +237,7 @@ pub(super) fn place_table<P: Platform, G: Ground>(
 
 /// Places a region's bookkeeping on its own node: 66 bytes a block, 128 a GiB.
 #[inline(never)]
-pub(super) fn place_parts<P: Platform, G: Ground>(
+pub(super) fn place_parts<P: Platform, G: BootMemory>(
     builder: &mut Builder<'_, P, G>,
     region: &mut Region,
     config: &FramesConfig,
@@ -253,13 +260,13 @@ pub(super) fn place_parts<P: Platform, G: Ground>(
 
 /// Notes which frames are managed: those still free, once all bookkeeping is placed.
 #[inline(never)]
-pub(super) fn manage<G: Ground>(
-    ground: &G,
+pub(super) fn manage<G: BootMemory>(
+    memory: &G,
     config: &FramesConfig,
     drafts: &mut [Draft],
 ) -> Result<(), InitError<G::Error>> {
     drafts.iter_mut().for_each(|draft| draft.piece_count = 0);
-    sites(ground, config, |site| {
+    sites(memory, config, |site| {
         let draft = &mut drafts[site.node.index()];
         draft.spans.get_mut(draft.piece_count).into_iter().for_each(|span| *span = site.span);
         draft.piece_count += 1;
@@ -279,9 +286,9 @@ pub(super) fn manage<G: Ground>(
 }
 
 /// Zeroes the frames of a managed span that have no users.
-pub(super) fn clear_unused<P: Platform, G: Ground>(platform: &P, ground: &G, span: Span) {
+pub(super) fn clear_unused<P: Platform, G: BootMemory>(platform: &P, memory: &G, span: Span) {
     let mut start = span.start;
-    for used in ground.allocated().map(Span::of) {
+    for used in memory.allocated().map(Span::of) {
         if used.start < span.end && start < used.end {
             clear(platform, Span { start, end: used.start.max(start) });
             start = used.end.min(span.end);
@@ -294,7 +301,7 @@ pub(super) fn clear_unused<P: Platform, G: Ground>(platform: &P, ground: &G, spa
 fn clear<P: Platform>(platform: &P, span: Span) {
     if span.start < span.end {
         let first = platform.phys_to_virt(frame(span.start).start_address());
-        // SAFETY: by `Ground` and `Platform`, the span is RAM without other users, in the direct map.
+        // SAFETY: by `BootMemory` and `Platform`, the span is RAM without other users, in the direct map.
         unsafe { first.write_bytes(0, (span.frames() * 4096) as usize) };
     }
 }

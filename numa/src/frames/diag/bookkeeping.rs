@@ -47,20 +47,20 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn bookkeeping(&self, node: NodeId, mut visit: impl FnMut(Bookkeeping)) {
-        let Some(machine) = self.machine() else { return };
-        let Some(state) = machine.node(node) else { return };
+        let Some(state) = self.state() else { return };
+        let Some(built) = state.node(node) else { return };
         let mut note = |part: Option<Bookkeeping>| part.into_iter().for_each(&mut visit);
-        note(Bookkeeping::of("node", core::slice::from_ref(state)));
-        note(Bookkeeping::of("pool of zeroed frames", state.zeroed.sets()));
-        note(Bookkeeping::of("magazines", machine.magazines[node.index()]));
-        for region in state.zones.iter().flat_map(|zone| zone.regions.iter()) {
+        note(Bookkeeping::of("node", core::slice::from_ref(built)));
+        note(Bookkeeping::of("pool of zeroed frames", built.zeroed.sets()));
+        note(Bookkeeping::of("magazines", state.magazines[node.index()]));
+        for region in built.zones.iter().flat_map(|zone| zone.regions.iter()) {
             note(Bookkeeping::of("region", core::slice::from_ref(region)));
             note(Bookkeeping::of("managed spans", region.managed));
             note(Bookkeeping::of("bitmaps", region.lines));
             note(Bookkeeping::of("states of blocks", region.entries));
             note(Bookkeeping::of("buddy", region.chunks));
             note(Bookkeeping::of("marks", region.marks.0));
-            let stretches = machine.directory.stretches.iter();
+            let stretches = state.directory.stretches.iter();
             for stretch in stretches.filter(|stretch| {
                 region.span.start <= stretch.span.start && stretch.span.start < region.span.end
             }) {

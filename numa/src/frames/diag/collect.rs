@@ -2,14 +2,13 @@
 
 use topomem_percpu::{CpuId, NodeId, Platform};
 
-use super::stats::{MagazineStats, NodeStats, ZoneStats};
 use crate::frames::Frames;
-use crate::frames::magazine::entry::Word;
 use crate::frames::node::Node;
 use crate::frames::region::bitmap::maximal_runs;
 use crate::frames::region::block::BlockState;
+use crate::frames::region::word::Word;
 use crate::frames::region::{BLOCK, BlockIndex, Region};
-use crate::frames::types::{Pressure, Zone};
+use crate::frames::types::{MagazineStats, NodeStats, Pressure, Zone, ZoneStats};
 
 impl<P: Platform> Frames<P> {
     /// Returns one node's memory and counters, or `None` if the machine has no such node. Exact
@@ -29,33 +28,32 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn stats(&self, node: NodeId) -> Option<NodeStats> {
-        let machine = self.machine()?;
-        let state = machine.node(node)?;
-        let zones = Zone::ALL.map(|zone| zone_stats(state, zone));
-        let (mut local, remote, foreign) = state.counters.load();
-        let (mut in_magazines, mut zeroed) = (0, state.zeroed.stats());
+        let state = self.state()?;
+        let node_state = state.node(node)?;
+        let zones = Zone::ALL.map(|zone| zone_stats(node_state, zone));
+        let (mut local, remote, foreign) = node_state.counters.load();
+        let (mut in_magazines, mut zeroed) = (0, node_state.zeroed.stats());
         // Including offline CPUs: their counts stay.
-        for magazine in machine.magazines[node.index()] {
+        for magazine in state.magazines[node.index()] {
             // Runs from magazines are always local.
-            local += magazine.taken.get() + magazine.huge_taken.get() + magazine.zeroed_hits.get();
-            local += magazine.runs_taken();
-            zeroed.misses += magazine.zeroed_misses.get();
+            local += magazine.taken_locally();
+            zeroed.misses += magazine.zeroed_misses();
         }
-        for magazine in self.rack.iter() {
+        for magazine in self.magazines.iter() {
             if magazine.node == node {
                 in_magazines += magazine.blocks().count() as u64 * BLOCK;
             }
             let here = magazine.words().filter(|word| {
-                machine
+                state
                     .region_of(word.key * 64 + 63)
-                    .or_else(|| machine.region_of(word.key * 64))
+                    .or_else(|| state.region_of(word.key * 64))
                     .is_some_and(|region| region.node == node)
             });
             in_magazines += here.map(Word::frames).sum::<u64>();
         }
         let pressure = Zone::ALL
             .into_iter()
-            .map(|zone| (&state.zones[zone.index()], zones[zone.index()].free))
+            .map(|zone| (&node_state.zones[zone.index()], zones[zone.index()].free))
             .filter(|(zone, _)| zone.managed > 0)
             .map(|(zone, free)| zone.watermarks.pressure(free))
             .min()
@@ -67,8 +65,8 @@ impl<P: Platform> Frames<P> {
     ///
     /// Cost: one load.
     pub fn free_estimate(&self, node: NodeId, zone: Zone) -> u64 {
-        let state = self.machine().and_then(|machine| machine.node(node));
-        state.map_or(0, |state| state.zones[zone.index()].free().max(0) as u64)
+        let node_state = self.state().and_then(|state| state.node(node));
+        node_state.map_or(0, |node_state| node_state.zones[zone.index()].free().max(0) as u64)
     }
 
     /// Returns the counters of one CPU's magazine, or `None` if it has none. May be called on any
@@ -82,29 +80,14 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn cpu_stats(&self, cpu: CpuId) -> Option<MagazineStats> {
-        let magazine = self.rack.get(cpu)?;
-        let (taken, refills) = (magazine.taken.get() + magazine.runs_taken(), magazine.refills.get());
-        let blocks = magazine.huge_taken.get();
-        Some(MagazineStats {
-            hits: taken.saturating_sub(refills) + blocks,
-            misses: magazine.misses.get(),
-            refills,
-            frees: magazine.frees(),
-            straight: magazine.straight.get(),
-            flushes: magazine.flushes.get(),
-            nested: magazine.nested.get(),
-            local: taken + blocks + magazine.local.get() + magazine.zeroed_hits.get(),
-            remote: magazine.remote.get(),
-            late_doubles: magazine.late_doubles.get(),
-            cached: magazine.cached(),
-        })
+        Some(self.magazines.get(cpu)?.stats())
     }
 }
 
 fn zone_stats(node: &Node, zone: Zone) -> ZoneStats {
-    let state = &node.zones[zone.index()];
-    let mut stats = ZoneStats { managed: state.managed, ..ZoneStats::default() };
-    for region in state.regions.iter() {
+    let node_state = &node.zones[zone.index()];
+    let mut stats = ZoneStats { managed: node_state.managed, ..ZoneStats::default() };
+    for region in node_state.regions.iter() {
         add_runs(region, &mut stats);
         stats.retired += region.retired.complete_count();
     }

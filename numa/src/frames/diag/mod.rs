@@ -4,6 +4,5 @@ pub(super) mod bookkeeping;
 mod collect;
 #[cfg(feature = "fault-injection")]
 pub(super) mod fault;
-pub(super) mod stats;
 pub(super) mod validate;
 mod validate_pools;

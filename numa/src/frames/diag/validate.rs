@@ -2,15 +2,13 @@
 
 use topomem_percpu::{CpuId, NodeId, PhysFrame, Platform};
 
-use super::stats::Totals;
 use crate::frames::Frames;
-use crate::frames::alloc::frame;
-use crate::frames::magazine::entry::Word;
 use crate::frames::region::block::BlockState;
 use crate::frames::region::retired::Retirement;
+use crate::frames::region::word::Word;
 use crate::frames::region::{BLOCK, BlockIndex, Region};
-use crate::frames::state::Machine;
-use crate::frames::types::Zone;
+use crate::frames::state::AllocatorState;
+use crate::frames::types::{Totals, Zone, frame};
 
 /// Two parts of the allocator's state that contradict each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,18 +86,18 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn validate(&self) -> Result<Totals, Corruption> {
-        let machine = self.machine().ok_or(Corruption::NotReady)?;
+        let state = self.state().ok_or(Corruption::NotReady)?;
         let mut totals = Totals::default();
         let mut managed = 0;
-        for region in machine.directory.regions {
+        for region in state.directory.regions {
             totals.free += self.check_region(region)?;
             totals.retired += self.check_retired(region)?;
             managed += region.managed_frames();
             totals.reserved += region.span.end - region.span.start - region.managed_frames();
         }
-        totals.in_magazines = self.check_magazines(machine)?;
-        totals.zeroed = self.check_pools(machine)?;
-        self.check_counts(machine)?;
+        totals.in_magazines = self.check_magazines(state)?;
+        totals.zeroed = self.check_pools(state)?;
+        self.check_counts(state)?;
         totals.allocated = managed - totals.free - totals.in_magazines - totals.zeroed - totals.retired;
         Ok(totals)
     }
@@ -119,13 +117,13 @@ impl<P: Platform> Frames<P> {
     }
 
     fn check_retired(&self, region: &Region) -> Result<u64, Corruption> {
-        for (number, state) in region.retired.iter() {
+        for (number, retirement) in region.retired.iter() {
             let home = region.is_free(number, region.entry(region.block_of(number)).load());
             let block = number - number % BLOCK;
-            let cached = self.rack.iter().any(|magazine| {
+            let cached = self.magazines.iter().any(|magazine| {
                 magazine.holds_of(number, 1).is_some() || magazine.blocks().any(|held| held == block)
             });
-            if home || (cached && state == Retirement::Complete) {
+            if home || (cached && retirement == Retirement::Complete) {
                 return Err(Corruption::RetiredFree(frame(number)));
             }
         }
@@ -145,7 +143,7 @@ impl<P: Platform> Frames<P> {
         if block.state() != BlockState::Bitmap && free > 0 {
             return Err(Corruption::StrayBits(at));
         }
-        let owned = self.rack.iter().filter(|magazine| magazine.block() == Some(first)).count();
+        let owned = self.magazines.iter().filter(|magazine| magazine.block() == Some(first)).count();
         // An edge block may begin with another region's frames, but is never owned.
         if owned != usize::from(block.is_owned()) && !block.is_edge() {
             return Err(Corruption::OwnerMismatch(at));
@@ -153,7 +151,7 @@ impl<P: Platform> Frames<P> {
         match block.state() {
             BlockState::Whole => return Ok(BLOCK),
             BlockState::Cached => {
-                let holders = self.rack.iter().flat_map(|magazine| magazine.blocks());
+                let holders = self.magazines.iter().flat_map(|magazine| magazine.blocks());
                 if holders.filter(|&held| held == first).count() != 1 {
                     return Err(Corruption::OwnerMismatch(at));
                 }
@@ -196,9 +194,10 @@ impl<P: Platform> Frames<P> {
         Ok(free)
     }
 
-    fn check_magazines(&self, machine: &Machine) -> Result<u64, Corruption> {
-        let held =
-            || self.rack.iter().flat_map(|magazine| magazine.words().map(move |word| (magazine.cpu, word)));
+    fn check_magazines(&self, state: &AllocatorState) -> Result<u64, Corruption> {
+        let held = || {
+            self.magazines.iter().flat_map(|magazine| magazine.words().map(move |word| (magazine.cpu, word)))
+        };
         let mut total = 0;
         for (position, (cpu, word)) in held().enumerate() {
             let duplicate = |bits: u64| Corruption::Duplicate {
@@ -206,7 +205,7 @@ impl<P: Platform> Frames<P> {
                 cpu,
             };
             let first = word.key * 64 + u64::from(word.mask.trailing_zeros());
-            let region = machine.region_of(first).ok_or(duplicate(word.mask))?;
+            let region = state.region_of(first).ok_or(duplicate(word.mask))?;
             let index = region.block_of(first);
             if !region.entry(index).load().has_bitmap() {
                 return Err(duplicate(word.mask));
@@ -222,21 +221,22 @@ impl<P: Platform> Frames<P> {
             total += word.frames();
         }
         // That each is in one magazine only was checked with its block.
-        Ok(total + BLOCK * self.rack.iter().map(|magazine| magazine.blocks().count() as u64).sum::<u64>())
+        Ok(total
+            + BLOCK * self.magazines.iter().map(|magazine| magazine.blocks().count() as u64).sum::<u64>())
     }
 
-    fn check_counts(&self, machine: &Machine) -> Result<(), Corruption> {
-        for (index, state) in machine.nodes().enumerate() {
+    fn check_counts(&self, state: &AllocatorState) -> Result<(), Corruption> {
+        for (index, node_state) in state.nodes().enumerate() {
             let node = NodeId::new(index).unwrap_or(NodeId::ZERO);
             for zone in Zone::ALL {
                 let here = |region: &&&'static Region| region.node == node && region.zone == zone;
                 let mut free = 0;
-                for region in machine.directory.regions.iter().filter(here) {
+                for region in state.directory.regions.iter().filter(here) {
                     free += self.check_region(region)?;
                 }
-                let of_node = self.rack.iter().filter(|magazine| magazine.node == node);
+                let of_node = self.magazines.iter().filter(|magazine| magazine.node == node);
                 let unreported: i64 = of_node.map(|magazine| magazine.unreported(zone)).sum();
-                let counted = state.zones[zone.index()].free() + unreported;
+                let counted = node_state.zones[zone.index()].free() + unreported;
                 if counted != free as i64 {
                     return Err(Corruption::Count { node, zone, counted, free });
                 }

@@ -4,31 +4,31 @@ use topomem_percpu::Platform;
 
 use super::validate::Corruption;
 use crate::frames::Frames;
-use crate::frames::alloc::frame;
-use crate::frames::magazine::entry::Word;
 use crate::frames::node::Node;
 use crate::frames::region::bitmap::WORDS;
-use crate::frames::state::Machine;
+use crate::frames::region::word::Word;
+use crate::frames::state::AllocatorState;
+use crate::frames::types::frame;
 
 impl<P: Platform> Frames<P> {
     /// Checks every pool. Returns the number of their frames.
-    pub(super) fn check_pools(&self, machine: &Machine) -> Result<u64, Corruption> {
-        machine.nodes().map(|node| self.check_pool(machine, node)).sum()
+    pub(super) fn check_pools(&self, state: &AllocatorState) -> Result<u64, Corruption> {
+        state.nodes().map(|node| self.check_pool(state, node)).sum()
     }
 
-    fn check_pool(&self, machine: &Machine, node: &Node) -> Result<u64, Corruption> {
+    fn check_pool(&self, state: &AllocatorState, node: &Node) -> Result<u64, Corruption> {
         let mut total = 0;
         for (position, word) in node.zeroed.words().enumerate() {
             let numbers = (0..64).filter(|bit| word.mask & 1 << bit != 0).map(|bit| word.key * 64 + bit);
             for number in numbers {
-                let region = machine.region_of(number).filter(|region| region.node == node.id);
+                let region = state.region_of(number).filter(|region| region.node == node.id);
                 let region = region.ok_or(Corruption::Misplaced(frame(number)))?;
                 let block = region.block_of(number);
                 let bit = 1 << (number % 64);
                 let same = |other: Word| other.key == word.key && other.mask & bit != 0;
                 if !region.entry(block).load().has_bitmap()
                     || region.line(block).load(word.key as usize % WORDS) & bit != 0
-                    || self.rack.iter().any(|magazine| magazine.holds_of(number, 1).is_some())
+                    || self.magazines.iter().any(|magazine| magazine.holds_of(number, 1).is_some())
                     || node.zeroed.words().skip(position + 1).any(same)
                 {
                     return Err(Corruption::Misplaced(frame(number)));

@@ -7,31 +7,30 @@
 use topomem_percpu::{Order, Platform};
 
 use crate::frames::Frames;
-use crate::frames::alloc::frame;
 use crate::frames::region::bitmap::masks;
 use crate::frames::region::{BLOCK, Region};
-use crate::frames::state::Machine;
-use crate::frames::types::Zeroing;
+use crate::frames::state::AllocatorState;
+use crate::frames::types::{Zeroing, frame};
 
 impl<P: Platform> Frames<P> {
     /// Zeroes a run to be freed, if the configuration is [`Zeroing::OnFree`].
     #[inline]
     pub(in crate::frames) fn clear_freed(
         &self,
-        machine: &Machine,
+        state: &AllocatorState,
         region: &Region,
         first: u64,
         order: Order,
     ) {
-        if machine.zeroing == Zeroing::OnFree {
+        if state.zeroing == Zeroing::OnFree {
             self.clear_sound(region, first, order);
         }
     }
 
     /// Zeroes a part of a block as [`Frames::clear_freed`] does.
     #[inline]
-    pub(super) fn clear_freed_part(&self, machine: &Machine, region: &Region, first: u64, count: u64) {
-        if machine.zeroing == Zeroing::OnFree {
+    pub(super) fn clear_freed_part(&self, state: &AllocatorState, region: &Region, first: u64, count: u64) {
+        if state.zeroing == Zeroing::OnFree {
             self.clear_sound_part(region, first, count);
         }
     }

@@ -1,4 +1,4 @@
-//! The blocks of which a magazine may have words, in one word.
+//! The blocks with words in a magazine, in one word.
 
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,8 +7,8 @@ use crate::frames::region::BLOCK;
 /// The number of bits above which a new block has the filter built anew.
 const CROWDED: u32 = 16;
 
-/// A bit for each block of which the magazine has near words or whole words, by the low bits of the
-/// block's number; and for blocks of which it had some.
+/// A bit for each block with near words or whole words in the magazine, by the low bits of the
+/// block's number; and for blocks with words there before.
 ///
 /// Written and read by the magazine's CPU alone, in one context at a time: Relaxed.
 #[derive(Debug)]

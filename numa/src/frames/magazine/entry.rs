@@ -1,6 +1,6 @@
-//! A word of frames held by a magazine, and its place there.
+//! A word of frames held by a magazine, and the word's place in the magazine.
 //!
-//! Written by the magazine's CPU alone, read by all CPUs: so every field is an atomic, used
+//! Written by the magazine's CPU alone, read by all CPUs: every field is an atomic, used
 //! Relaxed.
 
 use core::ptr;
@@ -8,15 +8,16 @@ use core::ptr;
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use topomem_percpu::{Order, PhysAddr, PhysFrame};
 
-use super::Count;
+use super::count::Count;
 use crate::frames::region::bitmap::{aligned_runs, ones};
 use crate::frames::region::block::BlockEntry;
-use crate::frames::region::marks::{WordMarks, give_run, take_run_back};
+use crate::frames::region::marks::{WordMarks, record_run_alloc, verify_run_free};
+use crate::frames::region::word::{Home, Word};
 
 /// The base of no word: bases are multiples of [`SPAN`].
 const VACANT: u64 = u64::MAX;
 
-/// Bytes of memory that a word's 64 frames cover.
+/// Bytes of memory covered by a word's 64 frames.
 pub(super) const SPAN: u64 = 64 << 12;
 
 #[cfg(not(loom))]
@@ -31,28 +32,28 @@ loom::lazy_static! {
     static ref BARRED: Entry = Entry::new();
 }
 
-/// Returns the placeholder for the current entry of a magazine in use, or of no CPU: it never has
+/// Returns the placeholder for the current entry of a magazine in use, or of no CPU: the placeholder never has
 /// frames nor a word.
 #[cfg(not(loom))]
 #[inline]
-pub(super) const fn closed() -> &'static Entry {
+pub(in crate::frames) const fn closed() -> &'static Entry {
     &CLOSED
 }
 
 /// Returns the same placeholder (loom's statics are created at their first use).
 #[cfg(loom)]
-pub(super) fn closed() -> &'static Entry {
+pub(in crate::frames) fn closed() -> &'static Entry {
     &CLOSED
 }
 
 /// Returns the placeholder for the current entry of a magazine that must not be used quickly.
-pub(super) fn barred() -> &'static Entry {
+pub(in crate::frames) fn barred() -> &'static Entry {
     &BARRED
 }
 
 /// One word of a bitmap with frames held by the magazine.
 ///
-/// It stores an address and not a frame number, so that a hit need not convert.
+/// The entry stores an address and not a frame number: a hit need not convert.
 #[derive(Debug)]
 pub(crate) struct Entry {
     /// The physical address of the word's first frame.
@@ -61,39 +62,10 @@ pub(crate) struct Entry {
     mask: AtomicU64,
     /// The word itself.
     home: AtomicPtr<AtomicU64>,
-    /// The state of its block.
+    /// The state of the word's block.
     state: AtomicPtr<BlockEntry>,
-    /// Its frames' marks; null unless in paranoid mode.
+    /// The marks of the word's frames; null unless in paranoid mode.
     marks: AtomicPtr<WordMarks>,
-}
-
-/// A word taken out of a magazine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Word {
-    /// Frame number / 64.
-    pub(crate) key: u64,
-    pub(crate) mask: u64,
-}
-
-/// The permanent places of a word's frames.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Home {
-    pub(crate) word: &'static AtomicU64,
-    /// Of its block.
-    pub(crate) state: &'static BlockEntry,
-    /// In paranoid mode.
-    pub(crate) marks: Option<&'static WordMarks>,
-}
-
-impl Word {
-    pub(crate) fn frames(self) -> u64 {
-        u64::from(self.mask.count_ones())
-    }
-
-    /// Returns the number of one of its frames.
-    pub(crate) fn first(self) -> u64 {
-        self.key * 64 + u64::from(self.mask.trailing_zeros())
-    }
 }
 
 macro_rules! vacant {
@@ -126,14 +98,14 @@ impl Entry {
         self.state.store(ptr::from_ref(home.state).cast_mut(), Ordering::Relaxed);
         let marks = home.marks.map_or(ptr::null(), ptr::from_ref);
         self.marks.store(marks.cast_mut(), Ordering::Relaxed);
-        // Release pairs with the Acquire in `read`: a reader that finds the frames here finds them
+        // Release pairs with the Acquire in `read`: a reader finding the frames here finds the frames
         // nowhere else.
         self.mask.store(word.mask, Ordering::Release);
     }
 
-    /// Empties the entry. The caller is in transit if it has frames.
+    /// Empties the entry. The caller is in transit if the entry has frames.
     pub(in crate::frames) fn vacate(&self) {
-        // Release pairs with the Acquire in `read`: a reader that finds the frames gone sees the
+        // Release pairs with the Acquire in `read`: a reader finding the frames gone sees the
         // caller in transit.
         self.mask.store(0, Ordering::Release);
         self.base.store(VACANT, Ordering::Relaxed);
@@ -150,10 +122,10 @@ impl Entry {
     }
 
     pub(in crate::frames) fn read(&self) -> Option<Word> {
-        // Acquire pairs with the Release of each store: a reader that finds frames gone sees that
-        // they were counted as taken, or as in transit.
+        // Acquire pairs with the Release of each store: a reader finding frames gone sees the frames counted as
+        // taken, or as in transit.
         let (base, mask) = (self.base.load(Ordering::Relaxed), self.mask.load(Ordering::Acquire));
-        // Another CPU may see the base of one moment and the mask of another.
+        // Another CPU may see the base and the mask of different moments.
         (mask != 0 && base != VACANT).then_some(Word { key: base / SPAN, mask })
     }
 
@@ -172,7 +144,7 @@ impl Entry {
     /// Returns the index of the frame at the physical address in the entry's word.
     #[inline(always)]
     fn index_of(&self, address: u64) -> Option<u32> {
-        // Bases are aligned to the span, so the address of a frame within it differs in the bit
+        // Bases are aligned to the span, and the address of a frame within the span differs in the bit
         // number only.
         let index = (address ^ self.base.load(Ordering::Relaxed)) >> 12;
         (index < 64).then_some(index as u32)
@@ -200,7 +172,7 @@ impl Entry {
         let mask = self.mask.load(Ordering::Relaxed);
         let rest = mask & mask.checked_sub(1)?;
         taken.add(1);
-        // Release pairs with the Acquire in `read`: a reader that finds the frame gone sees it
+        // Release pairs with the Acquire in `read`: a reader finding the frame gone sees the frame
         // counted. A plain store on common machines.
         self.mask.store(rest, Ordering::Release);
         let address = self.address_of(mask.trailing_zeros());
@@ -215,7 +187,7 @@ impl Entry {
         self.base.load(Ordering::Relaxed) | u64::from(bit) << 12
     }
 
-    /// Takes an aligned run of `order` (1 to 5) out, counted in `taken`. Returns its physical
+    /// Takes an aligned run of `order` (1 to 5) out, counted in `taken`. Returns the run's physical
     /// address. The highest run is taken, since single frames are taken from below.
     #[inline(always)]
     pub(super) fn take_run(&self, order: Order, taken: &Count) -> Option<u64> {
@@ -233,26 +205,26 @@ impl Entry {
     pub(in crate::frames) fn take_marked(&self, taken: &Count) -> Option<u64> {
         let index = self.mask.load(Ordering::Relaxed).trailing_zeros();
         self.take(taken)?;
-        self.mark_of(index).into_iter().for_each(|mark| give_run(mark, Order::FRAME));
+        self.mark_of(index).into_iter().for_each(|mark| record_run_alloc(mark, Order::FRAME));
         Some(self.address_of(index))
     }
 
-    /// Adds a frame marked as handed out, if it is of the entry's word, in paranoid mode.
+    /// Adds a frame marked as handed out, if the frame is of the entry's word, in paranoid mode.
     #[inline(always)]
-    pub(super) fn add_marked(&self, frame: PhysFrame) -> Give {
-        let Some(index) = self.index_of(frame.start_address().as_u64()) else { return Give::Elsewhere };
+    pub(super) fn add_marked(&self, frame: PhysFrame) -> Insertion {
+        let Some(index) = self.index_of(frame.start_address().as_u64()) else { return Insertion::Elsewhere };
         match self.mark_of(index) {
-            Some(mark) if take_run_back(mark, Order::FRAME) => {
-                // The mark says that the frame was handed out, so it is free nowhere.
+            Some(mark) if verify_run_free(mark, Order::FRAME) => {
+                // By the mark the frame was handed out, and is free nowhere.
                 debug_assert!(!self.has_any(1 << index), "a frame with a mark is free");
                 self.merge(1 << index);
-                Give::Taken
+                Insertion::Taken
             }
-            _ => Give::Elsewhere,
+            _ => Insertion::Elsewhere,
         }
     }
 
-    /// Returns the mark of the frame at the physical address, if it is of the entry's word, in
+    /// Returns the mark of the frame at the physical address, if the frame is of the entry's word, in
     /// paranoid mode.
     #[inline(always)]
     pub(super) fn mark_at(&self, address: u64) -> Option<&'static AtomicU8> {
@@ -267,10 +239,10 @@ impl Entry {
         Some(&marks[index as usize % marks.len()])
     }
 
-    /// Adds a frame, if it is of the entry's word.
+    /// Adds a frame, if the frame is of the entry's word.
     #[inline]
-    pub(in crate::frames) fn add(&self, frame: PhysFrame) -> Give {
-        self.bit_of(frame).map_or(Give::Elsewhere, |bit| self.add_bits(bit))
+    pub(in crate::frames) fn add(&self, frame: PhysFrame) -> Insertion {
+        self.bit_of(frame).map_or(Insertion::Elsewhere, |bit| self.add_bits(bit))
     }
 
     /// Returns the bits of a run of `count` frames, or `None` if the run is not within the entry's
@@ -283,17 +255,17 @@ impl Entry {
         }
         // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
         let state = unsafe { &*self.state.load(Ordering::Relaxed) };
-        // A block that left the bitmap keeps no bits there. It cannot leave while frames are held.
+        // A block without a bitmap keeps no bits in the line. A block keeps the bitmap while frames are held.
         if self.mask.load(Ordering::Relaxed) == 0 && !state.load().has_bitmap() {
             return None;
         }
         Some(ones(count) << bit.trailing_zeros())
     }
 
-    /// Adds a run of `count` frames, if it is within the entry's word, and the block has a bitmap.
+    /// Adds a run of `count` frames, if the run is within the entry's word, and the block has a bitmap.
     #[inline(always)]
-    pub(super) fn add_run(&self, first: PhysFrame, count: u32) -> Give {
-        self.bits_of(first, count).map_or(Give::Elsewhere, |bits| self.add_bits(bits))
+    pub(super) fn add_run(&self, first: PhysFrame, count: u32) -> Insertion {
+        self.bits_of(first, count).map_or(Insertion::Elsewhere, |bits| self.add_bits(bits))
     }
 
     /// Returns true if [`Entry::add_run`] would take the run.
@@ -301,7 +273,7 @@ impl Entry {
         self.bits_of(first, count).is_some_and(|bits| !self.has_any(bits))
     }
 
-    /// Returns true if any of these frames of the word is free here or in the bitmap.
+    /// Returns true if any of the frames `bits` of the word is free here or in the bitmap.
     #[inline]
     fn has_any(&self, bits: u64) -> bool {
         // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
@@ -312,21 +284,21 @@ impl Entry {
 
     /// Adds frames of the entry's word.
     #[inline]
-    fn add_bits(&self, bits: u64) -> Give {
+    fn add_bits(&self, bits: u64) -> Insertion {
         if self.has_any(bits) {
-            return Give::Double;
+            return Insertion::Double;
         }
         self.merge(bits);
-        Give::Taken
+        Insertion::Taken
     }
 }
 
 /// The outcome of a free into a magazine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Give {
+pub(crate) enum Insertion {
     Taken,
     /// The frame is free already.
     Double,
-    /// The magazine does not have its word.
+    /// The magazine does not have the word.
     Elsewhere,
 }

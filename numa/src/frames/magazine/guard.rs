@@ -7,15 +7,16 @@ use core::ptr;
 use topomem_percpu::PhysFrame;
 use topomem_percpu::sync::atomic::Ordering;
 
-use super::entry::{Entry, Give, Home, Word, barred};
+use super::entry::{Entry, Insertion, barred};
 use super::held_words::{BlockHome, HeldBlock};
-use super::huge_slots::HugeBlock;
 use super::{AWAY, Checked, LEAST_NEAR, Magazine, NEAR};
 use crate::frames::region::Region;
+use crate::frames::region::block::HugeBlock;
 use crate::frames::region::transit::Transit;
+use crate::frames::region::word::{Home, Word};
 use crate::frames::types::Zone;
 
-/// The number of refills and evictions after which the size is reviewed.
+/// The number of refills and evictions between reviews of the size.
 const WINDOW: u16 = 16;
 
 /// The number of calls of [`MagazineGuard::trim`] for each review.
@@ -76,6 +77,11 @@ impl MagazineGuard {
         self.quick == Checked::EveryUse
     }
 
+    /// Returns true if frames of the region belong into the magazine's near words.
+    pub(in crate::frames) fn is_near(&self, region: &Region) -> bool {
+        region.node == self.node && region.cached
+    }
+
     /// Takes a frame of the current word.
     pub(crate) fn take(&self) -> Option<PhysFrame> {
         self.current.get().take(&self.magazine.taken)
@@ -98,7 +104,7 @@ impl MagazineGuard {
         self.slot(frame.start_address().as_u64() >> 18).is_of(frame)
     }
 
-    /// Returns true if the magazine has the near word of a frame, without any frame of that word.
+    /// Returns true if the magazine has the near word of a frame, without any frame of the word.
     pub(crate) fn has_emptied(&self, frame: PhysFrame) -> bool {
         let entry = self.slot(frame.start_address().as_u64() >> 18);
         entry.is_of(frame) && entry.read().is_none()
@@ -120,27 +126,30 @@ impl MagazineGuard {
     }
 
     /// Frees a frame of a held near word.
-    pub(crate) fn give_near(&self, frame: PhysFrame) -> Give {
+    pub(crate) fn insert_near(&self, frame: PhysFrame) -> Insertion {
         let entry = self.slot(frame.start_address().as_u64() >> 18);
-        let given = entry.add(frame);
-        if given == Give::Taken {
+        let inserted = entry.add(frame);
+        if inserted == Insertion::Taken {
             self.current.set(entry);
         }
-        given
+        inserted
     }
 
     /// Frees a frame of a held away word.
-    pub(crate) fn give_away(&self, frame: PhysFrame) -> Give {
-        self.away.iter().find(|entry| entry.is_of(frame)).map_or(Give::Elsewhere, |entry| entry.add(frame))
+    pub(crate) fn insert_away(&self, frame: PhysFrame) -> Insertion {
+        self.away
+            .iter()
+            .find(|entry| entry.is_of(frame))
+            .map_or(Insertion::Elsewhere, |entry| entry.add(frame))
     }
 
-    /// Holds a near word, and makes it the current word. Another word in its slot is passed to
+    /// Holds a near word, and makes the word the current word. Another word in the slot is passed to
     /// `home` first.
     pub(crate) fn hold(&self, word: Word, at: Home, home: impl FnOnce(&Entry)) {
         let entry = self.slot(word.key);
         self.current.set(entry);
         if entry.key() == Some(word.key) {
-            // Frames freed into the word by other CPUs since the magazine last took it.
+            // Frames freed into the bitmap word since the magazine last took the word.
             entry.merge(word.mask);
             return;
         }
@@ -155,13 +164,21 @@ impl MagazineGuard {
         }
     }
 
-    /// Holds whole words of a block in its place.
+    /// Holds whole words of a block in the block's place.
     pub(in crate::frames) fn hold_words(&self, place: &HeldBlock, home: BlockHome, mask: u64) {
         self.note_block(home.first);
         place.hold(home, mask);
     }
 
-    /// Records that the magazine is about to have words of the block of a frame.
+    /// Holds whole words of a block, taken from the bitmap. Returns the number of frames.
+    pub(in crate::frames) fn refilled_words(&self, place: &HeldBlock, home: BlockHome, mask: u64) -> u64 {
+        let frames = u64::from(mask.count_ones()) * 64;
+        self.hold_words(place, home, mask);
+        self.net_moved.add(frames);
+        frames
+    }
+
+    /// Records the block of a frame: the magazine is about to have words of the block.
     fn note_block(&self, number: u64) {
         self.blocks.add(number, || {
             let near = self.near.iter().filter_map(Entry::key).map(|key| key * 64);
@@ -169,7 +186,7 @@ impl MagazineGuard {
         });
     }
 
-    /// Holds an away word. Another word in its slot is passed to `home` first.
+    /// Holds an away word. Another word in the slot is passed to `home` first.
     pub(crate) fn hold_away(&self, word: Word, at: Home, home: impl FnOnce(&Entry)) {
         let next = self.next_away.load(Ordering::Relaxed);
         self.next_away.store(next.wrapping_add(1), Ordering::Relaxed);
@@ -195,7 +212,7 @@ impl MagazineGuard {
     }
 
     /// Counts a refill (0) or an eviction (1), and doubles the room if both are frequent: then the
-    /// CPU's demand varies by more than the magazine holds. If only one of them is frequent, more
+    /// CPU's demand varies by more than the magazine holds. If only refills or only evictions are frequent, more
     /// room would not help.
     fn look_at_size(&self, event: usize) {
         let bump = |index: usize, more: u16| {
@@ -227,8 +244,8 @@ impl MagazineGuard {
         }
     }
 
-    /// Halves the room on every 64th call if little was taken since the last review. Words that
-    /// lose their slot are passed to `home`. If no run of whole words was taken since then, the
+    /// Halves the room on every 64th call if little was taken since the last review. Words
+    /// without a slot afterwards are passed to `home`. If no run of whole words was taken since then, the
     /// held whole words are passed to `home_of_words`.
     pub(crate) fn trim(&self, mut home: impl FnMut(&Entry), home_of_words: impl FnMut(&HeldBlock)) {
         let round = self.round.load(Ordering::Relaxed).wrapping_add(1) % TRIM_EVERY;

@@ -1,19 +1,20 @@
 //! Whole words of blocks held by a CPU: runs of 64, 128 and 256 frames, orders 6 to 8.
 //!
 //! A magazine's [`Entry`](super::entry::Entry) holds frames of one word; similarly, a place here
-//! holds words of one block. A word is held only while all of its frames are free and not held
-//! elsewhere. Written by the magazine's CPU alone, read by all CPUs: so every field is an atomic.
+//! holds words of one block. A word is held only while all frames of the word are free and not held
+//! elsewhere. Written by the magazine's CPU alone, read by all CPUs: every field is an atomic.
 
 use core::ptr;
 
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use topomem_percpu::{Order, PhysFrame};
 
-use super::Count;
-use super::entry::{Give, SPAN, Word};
+use super::count::Count;
+use super::entry::{Insertion, SPAN};
 use crate::frames::region::BLOCK;
 use crate::frames::region::bitmap::{AtomicBitmap512, WORDS, aligned_runs};
 use crate::frames::region::block::BlockEntry;
+use crate::frames::region::word::Word;
 
 /// The maximum number of blocks with a place: 32 MiB.
 const PLACES: usize = 16;
@@ -24,7 +25,13 @@ const VACANT: u64 = u64::MAX;
 /// The order of a word.
 pub(in crate::frames) const WORD_ORDER: u8 = 6;
 
-/// Words of blocks, each block in the place selected by the low bits of its number.
+/// Returns true if a run of `order` consists of whole words of a block.
+#[inline]
+pub(in crate::frames) fn is_of_words(order: Order) -> bool {
+    (WORD_ORDER..Order::HUGE.get()).contains(&order.get())
+}
+
+/// Words of blocks, each block in the place selected by the low bits of the block's number.
 #[derive(Debug)]
 pub(crate) struct HeldWords {
     /// The number of places in use: a power of two, or 0.
@@ -108,7 +115,7 @@ impl HeldWords {
         &self.blocks[index as usize % PLACES]
     }
 
-    /// Takes a run of `order` (6 to 8) out, counted in `taken`. Returns its physical address.
+    /// Takes a run of `order` (6 to 8) out, counted in `taken`. Returns the run's physical address.
     ///
     /// Bound: a check of each place.
     #[inline(always)]
@@ -127,18 +134,18 @@ impl HeldWords {
         })
     }
 
-    /// Adds a run of `order` (6 to 8), if its block has a place.
+    /// Adds a run of `order` (6 to 8), if the run's block has a place.
     #[inline(always)]
-    pub(super) fn add(&self, frame: PhysFrame, order: Order) -> Give {
+    pub(super) fn add(&self, frame: PhysFrame, order: Order) -> Insertion {
         let index = self.index_of(frame.start_address().as_u64());
-        let given = self.at(index).add(frame, order);
-        if given == Give::Taken {
+        let inserted = self.at(index).add(frame, order);
+        if inserted == Insertion::Taken {
             self.current.store(index, Ordering::Relaxed);
         }
-        given
+        inserted
     }
 
-    /// Returns the place for the block that begins at the frame numbered `first`, if any.
+    /// Returns the place for the block from the frame numbered `first` on, if any.
     pub(in crate::frames) fn place_of(&self, first: u64) -> Option<&HeldBlock> {
         (self.places > 0).then(|| self.at(self.index_of(first << 12)))
     }
@@ -189,7 +196,7 @@ impl HeldBlock {
         (word < WORDS as u64).then_some(word as usize)
     }
 
-    /// Returns true if this is the block's place.
+    /// Returns true if the place is of the block from the frame numbered `first` on.
     pub(in crate::frames) fn is_of(&self, first: u64) -> bool {
         self.base.load(Ordering::Relaxed) == first << 12
     }
@@ -203,35 +210,35 @@ impl HeldBlock {
         }
         let word = runs.trailing_zeros();
         taken.add(1);
-        // Release pairs with the Acquire in `read`: a reader that finds the frames gone sees them
+        // Release pairs with the Acquire in `read`: a reader finding the frames gone sees the frames
         // counted.
         self.mask.store(mask & !(mask_of(order) << word), Ordering::Release);
         Some(self.base.load(Ordering::Relaxed) + u64::from(word) * SPAN)
     }
 
     #[inline(always)]
-    fn add(&self, frame: PhysFrame, order: Order) -> Give {
+    fn add(&self, frame: PhysFrame, order: Order) -> Insertion {
         let address = frame.start_address().as_u64();
-        let Some(word) = self.word_of(address) else { return Give::Elsewhere };
+        let Some(word) = self.word_of(address) else { return Insertion::Elsewhere };
         if address & (order.bytes() - 1) != 0 {
-            return Give::Elsewhere;
+            return Insertion::Elsewhere;
         }
         let mask = self.mask.load(Ordering::Relaxed);
         let run = mask_of(order) << word;
         // SAFETY: the place has a block, so `hold` stored the addresses of two `&'static`.
         let (line, state) =
             unsafe { (&*self.line.load(Ordering::Relaxed), &*self.state.load(Ordering::Relaxed)) };
-        // A block that left the bitmap keeps no bits there. It cannot leave while words are held.
+        // A block without a bitmap keeps no bits in the line. A block keeps the bitmap while words are held.
         if mask == 0 && !state.load().has_bitmap() {
-            return Give::Elsewhere;
+            return Insertion::Elsewhere;
         }
         // A free ordered before this one, on any CPU, is seen.
         let home = (word..word + words_of(order)).fold(0, |bits, word| bits | line.load(word));
         if mask & run != 0 || home != 0 {
-            return Give::Double;
+            return Insertion::Double;
         }
         self.mask.store(mask | run, Ordering::Relaxed);
-        Give::Taken
+        Insertion::Taken
     }
 
     /// Assigns the place to a block with the held words `mask`.
@@ -239,7 +246,7 @@ impl HeldBlock {
         self.base.store(home.first << 12, Ordering::Relaxed);
         self.line.store(ptr::from_ref(home.line).cast_mut(), Ordering::Relaxed);
         self.state.store(ptr::from_ref(home.state).cast_mut(), Ordering::Relaxed);
-        // Release pairs with the Acquire in `read`: a reader that finds the frames here finds them
+        // Release pairs with the Acquire in `read`: a reader finding the frames here finds the frames
         // nowhere else.
         self.mask.store(mask, Ordering::Release);
     }
@@ -253,7 +260,7 @@ impl HeldBlock {
     /// `hold`, `take` and `remove`.
     fn read(&self) -> (u64, u64) {
         let (base, mask) = (self.base.load(Ordering::Relaxed), self.mask.load(Ordering::Acquire));
-        // Another CPU may see the base of one moment and the mask of another.
+        // Another CPU may see the base and the mask of different moments.
         if base == VACANT { (0, 0) } else { (base >> 12, mask) }
     }
 

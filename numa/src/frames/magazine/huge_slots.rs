@@ -1,14 +1,13 @@
 //! Whole blocks held by a CPU: freed runs of order 9, for its next requests.
 //!
-//! A block enters by one compare-and-swap on its entry, which also detects a double free, and
+//! A block enters by one compare-and-swap on the block's entry, with double frees detected, and
 //! leaves by a store. Written by the owning CPU alone, read by all CPUs.
 
 use core::ptr;
 
-use topomem_percpu::Order;
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use crate::frames::region::block::{BlockEntry, BlockState, Ownership};
+use crate::frames::region::block::{BlockEntry, HugeBlock};
 
 /// The maximum number of blocks: 16 MiB.
 pub(crate) const MOST: usize = 8;
@@ -27,22 +26,6 @@ struct Slot {
     /// The block's first frame.
     first: AtomicU64,
     entry: AtomicPtr<BlockEntry>,
-}
-
-/// A block entering or leaving.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct HugeBlock {
-    /// Its first frame.
-    pub(crate) first: u64,
-    pub(crate) entry: &'static BlockEntry,
-}
-
-impl HugeBlock {
-    /// Makes the block an allocated run of order 9. Returns its first frame.
-    pub(in crate::frames) fn give(self) -> u64 {
-        self.entry.set(BlockState::Head(Order::HUGE), Ownership::Shared);
-        self.first
-    }
 }
 
 impl HugeSlots {
@@ -67,7 +50,7 @@ impl HugeSlots {
         self.held.load(Ordering::Relaxed) < self.room
     }
 
-    /// Puts a block on top, if there is room.
+    /// Puts a block on top, unless the stack is full.
     pub(super) fn push(&self, block: HugeBlock) {
         let held = self.held.load(Ordering::Relaxed);
         let Some(slot) = self.slots.get(held as usize) else { return };

@@ -1,4 +1,5 @@
-//! Work beside allocations and frees: reclaim under pressure, and retirement of bad frames.
+//! Work beside allocations and frees: reclaim under pressure, retirement of bad frames, the pools filled.
 
-pub(super) mod pressure;
+pub(super) mod reclaim;
 pub(super) mod retire;
+mod zeroed;

@@ -6,12 +6,10 @@ use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
 use crate::frames::Frames;
-use crate::frames::alloc::zeroed::pooled;
-use crate::frames::alloc::{frame, number};
 use crate::frames::per_cpu::cpu_hotplug::Drained;
 use crate::frames::region::retired::{CAPACITY, Retirement, Unlisted};
-use crate::frames::region::{BLOCK, BlockIndex, Miss, Region};
-use crate::frames::state::Machine;
+use crate::frames::region::{BLOCK, Region};
+use crate::frames::types::{frame, number};
 
 /// The time at which a frame passed to [`Frames::retire`] is out of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,8 +105,8 @@ impl<P: Platform> Frames<P> {
     /// ```
     pub fn retire(&self, pin: &CpuPin, frame: PhysFrame) -> Result<Retired, RetireError> {
         let number = number(frame);
-        let machine = self.machine().ok_or(RetireError::OutOfRange(frame))?;
-        let region = machine.region_of(number).ok_or(RetireError::OutOfRange(frame))?;
+        let state = self.state().ok_or(RetireError::OutOfRange(frame))?;
+        let region = state.region_of(number).ok_or(RetireError::OutOfRange(frame))?;
         if !region.manages(number, 1) {
             return Err(RetireError::Reserved(frame));
         }
@@ -120,27 +118,27 @@ impl<P: Platform> Frames<P> {
             Unlisted::Full => RetireError::Full { limit: CAPACITY },
         })?;
         if region.take_out(number) {
-            self.account_shared(machine, region, -1);
+            state.account_shared(region, -1);
         }
         // Further frames may have been listed during the breaking up of the block.
-        self.sweep(machine, region);
+        state.sweep(region);
         self.drain_all();
         let drained = self.drain(pin);
-        let node = machine.node(region.node);
-        node.into_iter().for_each(|node| _ = self.spill_zeroed(machine, node));
+        let node = state.node(region.node);
+        node.into_iter().for_each(|node| _ = self.spill_zeroed(state, node));
         if retirement(region, number) == Some(Retirement::Complete) {
             return Ok(Retired::Now);
         }
         // As in a search: frames are in transit from before they leave the bitmap.
         fence(Ordering::SeqCst);
-        let cached = self.rack.iter().any(|other| {
+        let cached = self.magazines.iter().any(|other| {
             (other.cpu != pin.cpu() || drained == Drained::Later)
                 && (other.holds_of(number, 1).is_some()
                     || other.blocks().any(|first| first == number - number % BLOCK)
                     || other.is_moving())
         });
         // On its way into the pool, or out of it, while the pool was emptied.
-        let pooled = pooled(machine, region, number / 64) & 1 << (number % 64) != 0;
+        let pooled = state.pooled(region, number / 64) & 1 << (number % 64) != 0;
         Ok(if cached || pooled { Retired::WhenDrained } else { Retired::WhenFreed })
     }
 
@@ -149,7 +147,7 @@ impl<P: Platform> Frames<P> {
     /// Cost: a search of the regions of a GiB, and a pass over the region's list.
     pub fn is_retired(&self, frame: PhysFrame) -> bool {
         let number = number(frame);
-        let region = self.machine().and_then(|machine| machine.region_of(number));
+        let region = self.state().and_then(|state| state.region_of(number));
         region.is_some_and(|region| retirement(region, number) == Some(Retirement::Complete))
     }
 
@@ -164,61 +162,9 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn retired(&self) -> impl Iterator<Item = (PhysFrame, Retirement)> {
-        let regions = self.machine().map_or(&[][..], |machine| machine.directory.regions);
+        let regions = self.state().map_or(&[][..], |state| state.directory.regions);
         let listed = regions.iter().flat_map(|&region| region.retired.iter());
         listed.map(|(number, state)| (frame(number), state))
-    }
-
-    /// Takes out pending frames, after frames were freed or blocks moved.
-    #[inline]
-    pub(in crate::frames) fn sweep(&self, machine: &Machine, region: &Region) {
-        if region.retired.any_pending() {
-            self.sweep_pending(machine, region);
-        }
-    }
-
-    #[cold]
-    fn sweep_pending(&self, machine: &Machine, region: &Region) {
-        let taken = region.sweep();
-        self.account_shared(machine, region, -(taken as i64));
-    }
-
-    /// Returns false if a claimed run was released because of pending frames.
-    #[cold]
-    pub(in crate::frames) fn stays_taken(
-        &self,
-        machine: &Machine,
-        region: &Region,
-        taken: Result<u64, Miss>,
-        count: u64,
-    ) -> bool {
-        let kept = taken.map_or(0, |first| region.withhold(first, count));
-        if kept == 0 {
-            return true;
-        }
-        self.account_shared(machine, region, -(kept as i64));
-        self.waiters.note();
-        false
-    }
-
-    /// Releases a word claimed by a magazine if its block has retired frames, and returns true
-    /// then. A magazine with the word would take such a frame again without a check.
-    #[inline]
-    pub(in crate::frames) fn leave_home(
-        &self,
-        machine: &Machine,
-        region: &Region,
-        block: BlockIndex,
-        word: usize,
-        bits: u64,
-    ) -> bool {
-        if !region.retired.touch_block_of(region.first_frame(block)) {
-            return false;
-        }
-        let kept = region.give_back_word(block, word, bits);
-        self.account_shared(machine, region, -(kept as i64));
-        self.waiters.note();
-        true
     }
 }
 

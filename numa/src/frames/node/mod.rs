@@ -6,12 +6,13 @@ pub(super) mod zeroed_pool;
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use topomem_percpu::{MAX_NODES, NodeId};
 
-use crate::frames::magazine::UNREPORTED;
 use crate::frames::region::Region;
 use crate::frames::types::{Watermarks, Zone};
 use zeroed_pool::ZeroedPool;
 
-/// The maximum number of regions: their numbers have 16 bits, and each costs about a KiB.
+/// The maximum difference between a CPU's count of a zone and the shared count.
+pub(crate) const UNREPORTED: i64 = 256;
+/// The maximum number of regions: region numbers have 16 bits, and each region costs about a KiB.
 pub(crate) const MAX_REGIONS: usize = 1 << 13;
 
 /// The regions of one zone of a node, by address.
@@ -30,13 +31,13 @@ impl RegionSet {
     }
 }
 
-/// One zone of one node. On its own line: CPUs of other nodes count here too.
+/// A zone of a node. On a separate line: CPUs of other nodes count here too.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct NodeZone {
     /// Free frames, without the unreported changes of the node's CPUs (see
     /// [`crate::frames::magazine::Magazine::account`]). Wraps: a CPU may report frames freed before another
-    /// CPU reports them allocated.
+    /// CPU reports the same frames allocated.
     free: AtomicU64,
     pub(crate) managed: u64,
     pub(crate) watermarks: Watermarks,
@@ -51,8 +52,8 @@ pub(crate) struct NodeZone {
     /// Requests refused for the reserve's sake since a reclaim last freed something.
     pub(super) refusals: AtomicU32,
     pub(crate) regions: RegionSet,
-    /// Whether magazines of the node's CPUs may hold its frames. False for the scarce lowest zone,
-    /// unless the node has no other zone.
+    /// Whether magazines of the node's CPUs may hold frames of the zone. False for the scarce lowest zone,
+    /// unless the node has no further zone.
     pub(crate) cached: bool,
 }
 
@@ -88,7 +89,7 @@ impl NodeZone {
         self.free.load(Ordering::Relaxed) as i64
     }
 
-    /// Counts frames freed (or, negative, allocated). Relaxed: it orders nothing.
+    /// Counts frames freed (or, negative, allocated). Relaxed: the count orders nothing.
     pub(crate) fn add(&self, frames: i64) {
         self.free.fetch_add(frames as u64, Ordering::Relaxed);
     }
@@ -100,10 +101,10 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     /// By [`Zone::index`].
     pub(crate) zones: [NodeZone; Zone::COUNT],
-    /// Every node by distance, itself first; `count` of them.
+    /// Every node by distance, the node itself first; `count` nodes.
     pub(super) nearest: [NodeId; MAX_NODES],
     pub(super) count: usize,
-    /// Its share in weighted interleaving, at least 1.
+    /// The node's share in weighted interleaving, at least 1.
     pub(crate) weight: u64,
     pub(crate) counters: NodeCounters,
     pub(crate) zeroed: ZeroedPool,
@@ -115,7 +116,7 @@ impl Node {
         self.zones.iter().any(|zone| zone.managed > 0)
     }
 
-    /// Returns every node by distance, itself first.
+    /// Returns every node by distance, the node itself first.
     pub(crate) fn nearest(&self) -> &[NodeId] {
         &self.nearest[..self.count]
     }

@@ -5,12 +5,12 @@ use topomem_percpu::sync::atomic::{AtomicU16, Ordering};
 
 use crate::frames::types::NodeSet;
 
-/// Counters of a CPU; sets of nodes are distributed over them.
+/// Counters of a CPU; sets of nodes are distributed over the counters.
 const COUNTERS: usize = 32;
-/// 2^64 divided by the golden ratio: its multiples are spread evenly, in their high bits.
+/// 2^64 divided by the golden ratio: the multiples are spread evenly, in the high bits.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// One CPU's turns, on their own line. Nested contexts of the CPU may take the same turn.
+/// A CPU's turns, on a separate line. Nested contexts of the CPU may take the same turn.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(in crate::frames) struct Turns([AtomicU16; COUNTERS]);
@@ -27,12 +27,12 @@ impl Turns {
         Turns(core::array::from_fn(|_| AtomicU16::new(0)))
     }
 
-    /// Takes a turn among `nodes`, passed with their weights: each has as many turns in a round as
-    /// its weight.
+    /// Takes a turn among `nodes`, passed with their weights: each node has as many turns in a round as
+    /// the node's weight.
     ///
-    /// Sets used alternately do not disturb each other: each has its own counter, except for a
-    /// chance of one in 32. Each round begins at another node, so that alternating users of one set
-    /// get every node, and not each always the same one.
+    /// Sets used alternately do not disturb each other: each set has a separate counter, except for a
+    /// chance of 1 in 32. Each round begins at another node: alternating users of a set get every node,
+    /// and no user always the same node.
     pub(in crate::frames) fn next(
         &self,
         nodes: impl Iterator<Item = (NodeId, u64)> + Clone,
@@ -56,7 +56,7 @@ impl Turns {
 }
 
 impl NodeSet {
-    /// Returns a number whose high bits differ from set to set, and from round to round.
+    /// Returns a number with high bits that differ from set to set, and from round to round.
     fn spread(self, round: u64) -> u64 {
         (self.bits() ^ round.wrapping_mul(GOLDEN)).wrapping_mul(GOLDEN)
     }

@@ -1,9 +1,9 @@
 //! A node's set of frames known to be zero.
 //!
 //! A slot is one word: up to 16 frames of an aligned group of 16, as the group's number and a mask.
-//! So taking or adding a frame is one compare-and-swap, which is correct even if the slot was
+//! Taking or adding a frame is one compare-and-swap, correct even if the slot was
 //! emptied and filled again meanwhile: the word holds the complete state. Slots lie in sets of a
-//! cache line, and all groups of one bitmap word in the same set, so a check for frames of a word
+//! cache line, and all groups of one bitmap word in the same set, and a check for frames of a word
 //! reads one line.
 //!
 //! Lock-free, without allocation, and safe in interrupt and NMI handlers: nothing is half done
@@ -11,8 +11,9 @@
 
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::frames::magazine::entry::Word;
 use crate::frames::region::transit::{Transit, Transits, Watch};
+use crate::frames::region::word::Word;
+use crate::frames::types::ZeroedStats;
 
 /// Slots in a set: one cache line.
 const WAYS: usize = 8;
@@ -59,12 +60,12 @@ impl Packet {
         self.0 / (1 << GROUP) * GROUP + u64::from(self.0.trailing_zeros())
     }
 
-    /// Returns the slot's content after its lowest frame is taken.
+    /// Returns the slot's content without the lowest frame.
     fn rest(self) -> u64 {
         if self.mask().is_power_of_two() { 0 } else { self.0 & (self.0 - 1) }
     }
 
-    /// Returns both, if they are of one group.
+    /// Returns the frames of both packets, if both are of one group.
     fn join(self, other: Packet) -> Option<u64> {
         (self.0 >> GROUP == other.0 >> GROUP).then_some(self.0 | other.0)
     }
@@ -75,26 +76,26 @@ impl Packet {
     }
 }
 
-/// A CPU's position in a pool. Relaxed: a hint, which nested contexts of the CPU may confuse.
+/// A CPU's position in a pool. Relaxed: a hint; nested contexts of the CPU may confuse the hint.
 #[derive(Debug)]
-pub(in crate::frames) struct Place {
+pub(in crate::frames) struct PoolCursor {
     /// The slot of the last frame taken.
     slot: AtomicU32,
     /// The number of frames ever added when the CPU found the pool empty, modulo 2^32.
     empty_at: AtomicU32,
 }
 
-impl Place {
-    /// Creates the place of a CPU that has taken no frame, beginning in the set numbered `set`.
+impl PoolCursor {
+    /// Creates the position of a CPU without a frame taken, at the set numbered `set`.
     #[cfg(not(loom))]
-    pub(in crate::frames) const fn new(set: usize) -> Place {
-        Place { slot: AtomicU32::new((set * WAYS) as u32), empty_at: AtomicU32::new(0) }
+    pub(in crate::frames) const fn new(set: usize) -> PoolCursor {
+        PoolCursor { slot: AtomicU32::new((set * WAYS) as u32), empty_at: AtomicU32::new(0) }
     }
 
     /// Creates a place (loom's atomics have no `const` constructor).
     #[cfg(loom)]
-    pub(in crate::frames) fn new(set: usize) -> Place {
-        Place { slot: AtomicU32::new((set * WAYS) as u32), empty_at: AtomicU32::new(0) }
+    pub(in crate::frames) fn new(set: usize) -> PoolCursor {
+        PoolCursor { slot: AtomicU32::new((set * WAYS) as u32), empty_at: AtomicU32::new(0) }
     }
 }
 
@@ -102,13 +103,13 @@ impl Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::frames) enum Pushed {
     Kept,
-    /// The frame's set has no slot for it.
+    /// The frame's set has no slot for the frame.
     Full,
     /// The frame is here already.
     Twice,
 }
 
-/// The frames of one node known to be zero. They are free, but neither in the bitmaps nor in the
+/// The frames of one node known to be zero: free, but neither in the bitmaps nor in the
 /// zones' counts.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -122,14 +123,14 @@ pub(crate) struct ZeroedPool {
     filled: AtomicU64,
     /// Frames returned unused.
     spilled: AtomicU64,
-    /// Requests for a zeroed frame that found none, except those counted by magazines.
+    /// Requests for a zeroed frame with the pool empty, except requests counted by magazines.
     misses: AtomicU64,
-    /// Frames found freed twice: they were in the pool too.
+    /// Frames found freed twice: once while in the pool.
     doubles: AtomicU64,
 }
 
 impl ZeroedPool {
-    /// Its memory.
+    /// The pool's memory.
     pub(in crate::frames) fn sets(&self) -> &'static [Set] {
         self.sets
     }
@@ -158,7 +159,7 @@ impl ZeroedPool {
         self.sets.iter().flat_map(|set| &set.0)
     }
 
-    /// Returns the set of a bitmap word: adjacent words have different sets, so that they fill
+    /// Returns the set of a bitmap word: adjacent words have different sets, and fill
     /// evenly.
     fn set_of(&self, key: u64) -> Option<&'static Set> {
         self.sets.get(key as usize & self.sets.len().wrapping_sub(1))
@@ -166,7 +167,7 @@ impl ZeroedPool {
 
     /// Adds a frame owned by the caller and filled with zeros.
     ///
-    /// Bound: 16 slots; lock-free, a slot is retried only if another CPU changed it.
+    /// Bound: 16 slots; lock-free, a slot is retried only if another CPU changed the slot.
     pub(in crate::frames) fn push(&self, frame: u64) -> Pushed {
         let packet = Packet::of(frame);
         let Some(set) = self.set_of(frame / 64) else { return Pushed::Full };
@@ -180,7 +181,7 @@ impl ZeroedPool {
         };
         let joined = place(&|slot| Packet::in_slot(slot)?.join(packet));
         if joined || place(&|slot| (slot == 0).then_some(packet.0)) {
-            // Release pairs with the Acquire in `pop_elsewhere`: a context that sees the count sees
+            // Release pairs with the Acquire in `pop_elsewhere`: a context seeing the count sees
             // the frame.
             self.filled.fetch_add(1, Ordering::Release);
             Pushed::Kept
@@ -189,13 +190,13 @@ impl ZeroedPool {
         }
     }
 
-    /// Takes a frame, from the slot of the last frame of the CPU of `place`, if it has any. CPUs
-    /// that began in different sets do not meet while these are full.
+    /// Takes a frame, from the slot of the last frame of the CPU of `place`, if the slot has any. CPUs with
+    /// different first sets do not meet while the sets are full.
     ///
     /// Bound: two loads if nothing was added since the CPU found the pool empty, otherwise one of
     /// each slot (`target / 4`); lock-free as [`ZeroedPool::push`].
     #[inline]
-    pub(in crate::frames) fn pop(&self, place: &Place) -> Option<u64> {
+    pub(in crate::frames) fn pop(&self, place: &PoolCursor) -> Option<u64> {
         let slot = place.slot.load(Ordering::Relaxed) as usize;
         self.pop_from(slot).or_else(|| self.pop_elsewhere(slot, place))
     }
@@ -206,7 +207,7 @@ impl ZeroedPool {
         let slot = &self.sets.get(number / WAYS)?.0[number % WAYS];
         let rest = |slot| Packet::in_slot(slot).map(Packet::rest);
         // Acquire pairs with the Release of `push`, also across other pops. Release pairs with the
-        // Acquire in `words`: a context that finds the frame gone sees the transits that this CPU
+        // Acquire in `words`: a context finding the frame gone sees the transits that this CPU
         // has seen.
         let taken = slot.fetch_update(Ordering::AcqRel, Ordering::Relaxed, rest).ok()?;
         Some(Packet(taken).lowest())
@@ -214,7 +215,7 @@ impl ZeroedPool {
 
     /// Takes a frame, from the slots after `begin` first.
     #[inline(never)]
-    fn pop_elsewhere(&self, begin: usize, place: &Place) -> Option<u64> {
+    fn pop_elsewhere(&self, begin: usize, place: &PoolCursor) -> Option<u64> {
         // Before the slots are read. Acquire pairs with the Release of `push`.
         let filled = self.filled.load(Ordering::Acquire) as u32;
         if filled == place.empty_at.load(Ordering::Relaxed) {
@@ -237,7 +238,7 @@ impl ZeroedPool {
 
     /// Takes everything out.
     ///
-    /// Bound: a swap of each slot that is not empty.
+    /// Bound: a swap of each used slot.
     pub(in crate::frames) fn empty(&self, mut home: impl FnMut(Word)) {
         for slot in self.slots() {
             if slot.load(Ordering::Relaxed) == 0 {
@@ -271,7 +272,7 @@ impl ZeroedPool {
         }
         let slots = self.set_of(key).into_iter().flat_map(|set| &set.0);
         slots
-            // Relaxed: a double free after the push, on any CPU, sees it.
+            // Relaxed: a double free after the push, on any CPU, sees the push.
             .filter_map(|slot| Packet::in_slot(slot.load(Ordering::Relaxed)))
             .map(Packet::word)
             .filter(|word| word.key == key)
@@ -284,12 +285,12 @@ impl ZeroedPool {
         self.filled.load(Ordering::Relaxed) != 0
     }
 
-    /// Counts its holder as moving frames between the bitmaps and the pool.
+    /// Counts the caller as moving frames between the bitmaps and the pool.
     pub(in crate::frames) fn moving(&self) -> Transit<'_> {
         self.moving.begin()
     }
 
-    /// Adds its count to a reading.
+    /// Adds the pool's count to a reading.
     pub(in crate::frames) fn watch(&self, watch: &mut Watch) {
         watch.add(self.moving.load());
     }
@@ -318,20 +319,6 @@ impl ZeroedPool {
             doubles: read(&self.doubles),
         }
     }
-}
-
-/// A node's pool of frames known to be zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ZeroedStats {
-    /// Frames in it now.
-    pub frames: u64,
-    /// Requests for a zeroed frame served by the pool.
-    pub hits: u64,
-    /// Requests for a zeroed frame that found the pool empty, and had to wait for the zeroing.
-    pub misses: u64,
-    /// Frames freed while they were in the pool, and detected later than by the free itself. Each
-    /// was handed out once.
-    pub doubles: u64,
 }
 
 #[cfg(all(test, not(loom)))]

@@ -20,13 +20,13 @@ fn pool(target: u64) -> ZeroedPool {
 
 /// Takes all, but no more than there can be.
 fn all(pool: &ZeroedPool) -> Vec<u64> {
-    std::iter::from_fn(|| pool.pop(&Place::new(0))).take(4096).collect()
+    std::iter::from_fn(|| pool.pop(&PoolCursor::new(0))).take(4096).collect()
 }
 
 #[test]
 fn what_goes_in_comes_out_once() {
     let pool = pool(256);
-    assert_eq!(pool.pop(&Place::new(0)), None);
+    assert_eq!(pool.pop(&PoolCursor::new(0)), None);
     let frames: BTreeSet<u64> = (0..256).map(|at| 1 << 40 | at).collect();
     assert!(frames.iter().all(|&frame| pool.push(frame) == Pushed::Kept));
     assert_eq!((pool.count(), pool.stats().hits), (256, 0));
@@ -42,7 +42,7 @@ fn frame_0_and_the_last_ones_are_frames() {
     let last = (1 << 40) - 1;
     for frame in [0, 15, 16, last] {
         assert_eq!(pool.push(frame), Pushed::Kept);
-        assert_eq!(pool.pop(&Place::new(3)), Some(frame));
+        assert_eq!(pool.pop(&PoolCursor::new(3)), Some(frame));
     }
     assert_eq!(pool.count(), 0);
 }
@@ -83,7 +83,7 @@ fn scattered_frames_fill_slots_and_then_it_is_full() {
 fn a_pool_without_places_takes_nothing() {
     let pool = pool(0);
     assert_eq!(pool.push(1), Pushed::Full);
-    assert_eq!((pool.pop(&Place::new(1)), pool.held(0), pool.count()), (None, 0, 0));
+    assert_eq!((pool.pop(&PoolCursor::new(1)), pool.held(0), pool.count()), (None, 0, 0));
     pool.empty(|_| panic!("there is nothing"));
 }
 
@@ -96,7 +96,7 @@ fn nested_uses_meet_no_half_done_one() {
     pool.empty(|word| {
         seen.extend((0..64).filter(|bit| word.mask & 1 << bit != 0).map(|bit| word.key * 64 + bit));
         assert_eq!(pool.push(100), Pushed::Kept);
-        assert_eq!(pool.pop(&Place::new(0)), Some(100));
+        assert_eq!(pool.pop(&PoolCursor::new(0)), Some(100));
     });
     assert_eq!(seen, (0..8).collect());
 }
@@ -139,7 +139,7 @@ fn threads_neither_lose_nor_double_frames() {
                                     Pushed::Twice => panic!("{frame} is here twice"),
                                 }
                             }
-                        } else if let Some(frame) = pool.pop(&Place::new((thread + round) as usize)) {
+                        } else if let Some(frame) = pool.pop(&PoolCursor::new((thread + round) as usize)) {
                             held.push(frame);
                         }
                     }

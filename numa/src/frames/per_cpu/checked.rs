@@ -3,7 +3,7 @@
 use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use crate::frames::Frames;
-use crate::frames::magazine::entry::Give;
+use crate::frames::magazine::entry::Insertion;
 use crate::frames::types::Zeroing;
 
 // Cold, so that in the usual mode a hit's registers are not reserved for these calls.
@@ -12,7 +12,7 @@ impl<P: Platform> Frames<P> {
     #[cold]
     #[inline(never)]
     pub(in crate::frames) fn take_checked(&self, pin: &CpuPin) -> Option<u64> {
-        self.rack.with_checked(pin, |last, magazine| last.take_marked(&magazine.taken)).flatten()
+        self.magazines.with_checked(pin, |last, magazine| magazine.take_marked_from(last)).flatten()
     }
 
     /// Takes a run of `order` (1 to 5) of the CPU's near words, in paranoid mode. Returns its
@@ -20,7 +20,7 @@ impl<P: Platform> Frames<P> {
     #[cold]
     #[inline(never)]
     pub(super) fn take_checked_run(&self, pin: &CpuPin, order: Order) -> Option<u64> {
-        self.rack.with_checked(pin, |_, magazine| magazine.take_marked_run(order)).flatten()
+        self.magazines.with_checked(pin, |_, magazine| magazine.take_marked_run(order)).flatten()
     }
 
     /// Frees a run of `order` (1 to 5) of the CPU's near words, in paranoid mode. Returns false,
@@ -28,9 +28,9 @@ impl<P: Platform> Frames<P> {
     /// refused.
     #[cold]
     #[inline(never)]
-    pub(super) fn give_checked_run(&self, pin: &CpuPin, first: PhysFrame, order: Order) -> bool {
-        self.machine().is_some_and(|machine| machine.zeroing == Zeroing::OnRequest)
-            && self.rack.with_checked(pin, |_, magazine| magazine.give_marked_run(first, order))
-                == Some(Give::Taken)
+    pub(super) fn insert_checked_run(&self, pin: &CpuPin, first: PhysFrame, order: Order) -> bool {
+        self.state().is_some_and(|state| state.zeroing == Zeroing::OnRequest)
+            && self.magazines.with_checked(pin, |_, magazine| magazine.insert_marked_run(first, order))
+                == Some(Insertion::Taken)
     }
 }

@@ -22,9 +22,9 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn cpu_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
-        let machine = self.machine().ok_or(OnlineError::NotReady)?;
-        let magazine = machine.magazine(pin.cpu()).ok_or(OnlineError::UnknownCpu(pin.cpu()))?;
-        self.rack.install(magazine, machine.checked, machine.zeroing);
+        let state = self.state().ok_or(OnlineError::NotReady)?;
+        let magazine = state.magazine(pin.cpu()).ok_or(OnlineError::UnknownCpu(pin.cpu()))?;
+        self.magazines.install(magazine, state.checked, state.zeroing);
         Ok(())
     }
 
@@ -45,17 +45,17 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn cpu_offline(&self, pin: &CpuPin) -> Drained {
-        let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu())) else {
+        let (Some(state), Some(magazine)) = (self.state(), self.magazines.get(pin.cpu())) else {
             return Drained::Everything;
         };
-        let Some(entered) = magazine.enter() else {
+        let Some(guard) = magazine.enter() else {
             magazine.request_drain();
             return Drained::Later;
         };
-        self.empty(machine, &entered);
-        self.rack.remove(pin.cpu());
+        self.flush_all(state, &guard);
+        self.magazines.remove(pin.cpu());
         // Never opened again, except by `cpu_online`.
-        entered.close();
+        guard.close();
         Drained::Everything
     }
 
@@ -76,12 +76,12 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn drain(&self, pin: &CpuPin) -> Drained {
-        let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu())) else {
+        let (Some(state), Some(magazine)) = (self.state(), self.magazines.get(pin.cpu())) else {
             return Drained::Everything;
         };
         match magazine.enter() {
-            Some(entered) => {
-                self.empty(machine, &entered);
+            Some(guard) => {
+                self.flush_all(state, &guard);
                 Drained::Everything
             }
             None => {
@@ -104,12 +104,12 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn trim(&self, pin: &CpuPin) {
-        if let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu()))
-            && let Some(entered) = magazine.enter()
+        if let (Some(state), Some(magazine)) = (self.state(), self.magazines.get(pin.cpu()))
+            && let Some(guard) = magazine.enter()
         {
-            entered.trim(
-                |entry| self.flush(machine, &entered, entry),
-                |place| self.flush_words(machine, &entered, place),
+            guard.trim(
+                |entry| self.flush(state, &guard, entry),
+                |place| self.flush_words(state, &guard, place),
             );
         }
     }
@@ -126,20 +126,20 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn request_drain(&self, cpu: CpuId) {
-        if let Some(magazine) = self.rack.get(cpu) {
+        if let Some(magazine) = self.magazines.get(cpu) {
             magazine.request_drain();
         }
     }
 
     /// Asks every CPU to drain.
     pub(in crate::frames) fn drain_all(&self) {
-        self.rack.iter().for_each(Magazine::request_drain);
+        self.magazines.iter().for_each(Magazine::request_drain);
     }
 
     /// Does the work requested by other CPUs: two loads if there is none. For service tasks, idle
     /// loops and interrupt handlers.
     pub fn service(&self, pin: &CpuPin) {
-        if self.rack.get(pin.cpu()).is_some_and(|magazine| magazine.wants_attention()) {
+        if self.magazines.get(pin.cpu()).is_some_and(|magazine| magazine.wants_attention()) {
             self.drain(pin);
         }
     }

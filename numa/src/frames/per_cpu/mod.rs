@@ -1,6 +1,9 @@
-//! What the calling CPU does with its magazine: hits of runs, frees of blocks, drains, hot-plug.
+//! Frames between the calling CPU's magazine and the regions: hits, refills, frames kept, flushes; hot-plug.
 
 mod checked;
 pub(super) mod cpu_hotplug;
-mod huge;
-pub(super) mod runs;
+mod flush;
+mod keep;
+mod refill;
+mod runs;
+mod withhold;

@@ -1,19 +1,19 @@
 //! Runs across the border of two blocks.
 //!
-//! A block has room for one run of more than half its frames, and the rest of it has no room for a
-//! second one. The end of one block and the beginning of the next block do: runs of 257 to 511
+//! A block has room for a single run of more than half a block: the rest of the block has no room for a
+//! second run. The end of a block and the beginning of the next block have room: runs of 257 to 511
 //! frames then leave next to nothing unused.
 
-use super::bitmap::{BITS, Missed, masks};
+use super::bitmap::{BITS, ClaimError, masks};
 use super::block::{BlockState, Ownership};
 use super::{BlockIndex, Region};
 
 /// The number of blocks checked for the first part of a run.
 const CANDIDATES: usize = 16;
 
-/// The result of an attempt with one block.
+/// The result of an attempt with a block.
 enum Tried {
-    /// The block's end cannot be part of such a run.
+    /// The block's end cannot be part of a run across a border.
     Unfit,
     /// The run's first frame.
     Claimed(u64),
@@ -24,7 +24,7 @@ impl Region {
     /// block in use, and the beginning of the block behind it, in use or whole. Returns the first
     /// frame.
     ///
-    /// An opportunity: if there is none among a few blocks, a whole block serves.
+    /// An opportunity: if a few blocks have no room, a whole block serves.
     pub(super) fn claim_across(&self, count: usize, align: usize) -> Option<u64> {
         if count <= BITS / 2 || count >= BITS {
             return None;
@@ -63,12 +63,12 @@ impl Region {
         let transit = self.transit();
         match self.line(block).claim_run(start, own) {
             Ok(()) => {}
-            Err(Missed::Untouched) => {
+            Err(ClaimError::Untouched) => {
                 transit.cancel();
                 return Tried::Unfit;
             }
-            Err(Missed::RolledBack) => {
-                self.settle(block);
+            Err(ClaimError::RolledBack) => {
+                self.update_hints(block);
                 return Tried::Unfit;
             }
         }
@@ -81,8 +81,8 @@ impl Region {
             return Tried::Claimed(self.first_frame(block) + start as u64);
         }
         for (word, mask) in masks(start, own) {
-            let given_back = self.free_word(block, word, mask);
-            debug_assert!(given_back.is_ok(), "{given_back:?}");
+            let returned = self.free_word(block, word, mask);
+            debug_assert!(returned.is_ok(), "{returned:?}");
         }
         Tried::Unfit
     }
@@ -103,8 +103,8 @@ impl Region {
             return match self.line(block).claim_run(0, count) {
                 Ok(()) => self.entry(block).load().has_bitmap(),
                 Err(missed) => {
-                    if missed == Missed::RolledBack {
-                        self.settle(block);
+                    if missed == ClaimError::RolledBack {
+                        self.update_hints(block);
                     }
                     false
                 }

@@ -1,12 +1,12 @@
-//! Allocation from a region: bitmap below 512 frames, buddy from there on.
+//! Allocation from a region: bitmap below 512 frames, buddy from 512 frames on.
 
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::{CpuId, Order};
 
-use super::bitmap::{AtomicBitmap512, Missed, WORDS, find_run, masks};
+use super::bitmap::{AtomicBitmap512, ClaimError, WORDS, find_run, masks};
 use super::block::{BlockState, Ownership};
 use super::transit::Transit;
-use super::{BLOCK, BlockIndex, CHUNK, Miss, Region};
+use super::{BLOCK, BlockIndex, CHUNK, Region, SearchError};
 
 /// The number of partial blocks compared for the fullest, and of blocks tried for a run before a
 /// whole block is broken up.
@@ -21,11 +21,11 @@ pub(super) enum Among {
 }
 
 impl Region {
-    /// Allocates a run of `order`. Returns its first frame. Partial blocks serve first, then whole
+    /// Allocates a run of `order`. Returns the first frame. Partial blocks serve first, then whole
     /// blocks, then blocks owned by CPUs.
     ///
     /// Bound: 64 searches, each linear in the partial blocks and chunks of the region.
-    pub(crate) fn alloc(&self, order: Order) -> Result<u64, Miss> {
+    pub(crate) fn alloc(&self, order: Order) -> Result<u64, SearchError> {
         if order >= Order::HUGE {
             return self.conclusive(|| self.claim_blocks(order));
         }
@@ -43,43 +43,44 @@ impl Region {
         })
     }
 
-    /// Runs a claim that may take bits of a block and release them again.
+    /// Runs a claim that may take bits of a block and release the bits again.
     pub(in crate::frames) fn tentative<T>(
         &self,
         block: BlockIndex,
-        claim: impl FnOnce(&AtomicBitmap512) -> Result<T, Missed>,
-    ) -> Result<T, Missed> {
+        claim: impl FnOnce(&AtomicBitmap512) -> Result<T, ClaimError>,
+    ) -> Result<T, ClaimError> {
         let transit = self.transit();
         let claimed = claim(self.line(block));
         match claimed {
-            Err(Missed::Untouched) => transit.cancel(),
-            // Bits that were away for a moment are back: no search may miss them.
-            Err(Missed::RolledBack) => self.settle(block),
+            Err(ClaimError::Untouched) => transit.cancel(),
+            // Bits away for a moment are back: no search may miss the bits.
+            Err(ClaimError::RolledBack) => self.update_hints(block),
             Ok(_) => {}
         }
         claimed
     }
 
-    /// Runs a claim of whole blocks that may take bits and release them again.
-    fn tentative_whole<T>(&self, claim: impl FnOnce() -> Result<T, Missed>) -> Result<T, Missed> {
+    /// Runs a claim of whole blocks that may take bits and release the bits again.
+    fn tentative_whole<T>(&self, claim: impl FnOnce() -> Result<T, ClaimError>) -> Result<T, ClaimError> {
         let transit = self.transit();
         let claimed = claim();
-        if let Err(Missed::Untouched) = claimed {
+        if let Err(ClaimError::Untouched) = claimed {
             transit.cancel();
         }
         claimed
     }
 
     /// Allocates `count` contiguous frames at a multiple of `align`; at most 512, within one block.
-    /// If no block in use has them, runs of more than half a block may lie across the border of two
+    /// If no block in use has room, runs of more than half a block may lie across the border of two
     /// blocks ([`Region::claim_across`]).
     ///
     /// Bound: as for [`Region::alloc`].
-    pub(crate) fn alloc_short_run(&self, count: usize, align: usize) -> Result<u64, Miss> {
+    pub(crate) fn alloc_short_run(&self, count: usize, align: usize) -> Result<u64, SearchError> {
         self.conclusive(|| {
-            // A claim lost to another CPU says nothing about the block's other runs.
+            // A claim lost to another CPU says nothing about further runs of the block.
             let claim = |block: BlockIndex| loop {
-                let start = find_run(&self.line(block).snapshot(), count, align).ok_or(Missed::Untouched)?;
+                let start =
+                    find_run(&self.line(block).snapshot(), count, align).ok_or(ClaimError::Untouched)?;
                 if self.tentative(block, |line| line.claim_run(start, count)).is_ok() {
                     return Ok(start);
                 }
@@ -92,10 +93,10 @@ impl Region {
     }
 
     /// Allocates `count` contiguous frames, beginning with a block at a multiple of `align` frames;
-    /// the remainder of their last block stays free. Returns the first frame.
+    /// the remainder of the last block stays free. Returns the first frame.
     ///
     /// Bound: as for [`Region::alloc`].
-    pub(crate) fn alloc_long_run(&self, count: u64, align: u64) -> Result<u64, Miss> {
+    pub(crate) fn alloc_long_run(&self, count: u64, align: u64) -> Result<u64, SearchError> {
         let (blocks, align) = (count.div_ceil(BLOCK), align.div_ceil(BLOCK));
         let first = self.conclusive(|| {
             self.claim_whole_below(blocks, align, count, u64::MAX, |first| self.mark_long_run(first, count))
@@ -115,7 +116,7 @@ impl Region {
     /// Returns a shared block with an aligned free run of `order` (0 to 5) for a CPU to own: the
     /// fullest of a few partial blocks, or else a whole block, broken up.
     ///
-    /// The caller is in transit, by `begin`, before the block leaves its place.
+    /// The caller is in transit, by `begin`, before the block leaves the buddy or the hints.
     ///
     /// Bound: one search of the chunks, and the lines of 16 blocks.
     pub(in crate::frames) fn own_block<'t>(
@@ -136,7 +137,7 @@ impl Region {
                 }
                 let free = self.line(block).count();
                 if free == 0 {
-                    self.forget_empty(block);
+                    self.clear_hint_if_empty(block);
                     return None;
                 }
                 let has_run = order == Order::FRAME || self.line(block).has_run(order.get().into());
@@ -163,16 +164,16 @@ impl Region {
     /// Ends ownership of a block.
     pub(crate) fn disown(&self, block: BlockIndex) {
         self.entry(block).disown();
-        self.settle(block);
+        self.update_hints(block);
     }
 
     /// Claims every free frame of one word of an owned block with an aligned run of `order` (0 to
-    /// 5). Returns the word and its bits.
+    /// 5). Returns the word's index and the claimed bits.
     pub(crate) fn claim_word(&self, block: BlockIndex, order: Order) -> Option<(usize, u64)> {
         let line = self.line(block);
         let claimed = line.claim_word(order.get().into());
         if claimed.is_none() && line.is_empty() {
-            self.forget_empty(block);
+            self.clear_hint_if_empty(block);
         }
         claimed
     }
@@ -198,13 +199,13 @@ impl Region {
         }
         self.entry(last).set(BlockState::Bitmap, Ownership::Shared);
         self.line(last).fill(words);
-        self.settle(last);
+        self.update_hints(last);
     }
 
-    /// Calls `visit` with each block marked by the hints, until it returns a value.
+    /// Calls `visit` with each block marked by the hints, until `visit` returns a value.
     pub(super) fn find_partial<T>(&self, mut visit: impl FnMut(BlockIndex) -> Option<T>) -> Option<T> {
         let count = self.chunks.len();
-        // Relaxed: a hint, for which any value is valid.
+        // Relaxed: a hint: any value is valid.
         let start = self.hot.partial_hint.load(Ordering::Relaxed) as usize;
         for index in (start..start + count).map(|index| index % count) {
             for word in 0..WORDS {
@@ -229,7 +230,7 @@ impl Region {
         &self,
         among: Among,
         tries: usize,
-        claim: impl Fn(BlockIndex) -> Result<usize, Missed>,
+        claim: impl Fn(BlockIndex) -> Result<usize, ClaimError>,
     ) -> Option<u64> {
         let mut tried = 0;
         self.find_partial(|block| {
@@ -242,15 +243,15 @@ impl Region {
             }
             tried += 1;
             match claim(block) {
-                // Held frames keep a block from being promoted, unless they are no frames: bits
-                // left by a racing double free in a block that is whole. They are gone now.
+                // Held frames keep a block from being promoted, unless the held bits are no frames: bits
+                // left by a racing double free in a whole block. The bits are gone now.
                 Ok(start) if self.entry(block).load().has_bitmap() => {
                     return Some(Some(self.first_frame(block) + start as u64));
                 }
                 Ok(_) => {}
                 Err(_) => {
                     if self.line(block).is_empty() {
-                        self.forget_empty(block);
+                        self.clear_hint_if_empty(block);
                     }
                 }
             }
@@ -295,7 +296,7 @@ impl Region {
     /// of adjacent blocks share a cache line, written by each alloc and free.
     ///
     /// Bound: as for [`Region::alloc`].
-    pub(crate) fn alloc_block(&self, cpu: CpuId) -> Result<u64, Miss> {
+    pub(crate) fn alloc_block(&self, cpu: CpuId) -> Result<u64, SearchError> {
         self.conclusive(|| {
             self.chunks.iter().enumerate().find_map(|(index, chunk)| {
                 let near = chunk.whole.claim_in_word(cpu.index(), 0);
@@ -307,7 +308,7 @@ impl Region {
         })
     }
 
-    /// Claims an aligned run of whole blocks. Returns its first frame.
+    /// Claims an aligned run of whole blocks. Returns the first frame.
     fn claim_blocks(&self, order: Order) -> Option<u64> {
         let bits = u32::from(order.get()) - 9;
         self.chunks.iter().enumerate().find_map(|(index, chunk)| {

@@ -1,21 +1,21 @@
-//! Allocation from a region below a limit inside it: for devices that reach only part of a zone.
+//! Allocation from a region below a limit inside the region: for devices with access to part of a zone.
 //!
-//! The search takes the lowest fitting run of each block or GiB: if it ends above the limit, so do
-//! all other runs there.
+//! The search takes the lowest fitting run of each block or GiB: if the lowest run ends above the limit, all
+//! runs of the block or GiB do.
 
 use topomem_percpu::Order;
 
 use super::alloc::Among;
-use super::bitmap::{Missed, find_run};
+use super::bitmap::{ClaimError, find_run};
 use super::block::Ownership;
-use super::{BLOCK, BlockIndex, Miss, Region};
-use crate::frames::alloc::Shape;
+use super::shape::Shape;
+use super::{BLOCK, BlockIndex, Region, SearchError};
 
 impl Region {
     /// Allocates the run of `shape`, with every frame below `limit`. Returns the first frame.
     ///
     /// Bound: 64 searches, each linear in the partial blocks and chunks of the region.
-    pub(in crate::frames) fn alloc_below(&self, shape: Shape, limit: u64) -> Result<u64, Miss> {
+    pub(in crate::frames) fn alloc_below(&self, shape: Shape, limit: u64) -> Result<u64, SearchError> {
         match shape {
             Shape::Block(_) => self.alloc_below(Shape::Aligned(Order::HUGE), limit),
             Shape::Aligned(order) if order < Order::HUGE => {
@@ -37,7 +37,7 @@ impl Region {
         }
     }
 
-    fn alloc_short_below(&self, count: u64, align: u64, limit: u64) -> Result<u64, Miss> {
+    fn alloc_short_below(&self, count: u64, align: u64, limit: u64) -> Result<u64, SearchError> {
         let claim_partial = |among: Among| {
             self.find_partial(|block| {
                 let entry = self.entry(block).load();
@@ -65,7 +65,7 @@ impl Region {
             if first + count > limit {
                 return None;
             }
-            // If another CPU was faster, there may be a further run.
+            // If another CPU was faster, the line may have a further run.
             if self.tentative(block, |line| line.claim_run(start, count as usize)).is_ok() {
                 // As in `claim_partial`: bits in a block without a bitmap represent no frames.
                 return self.entry(block).load().has_bitmap().then_some(first);
@@ -73,7 +73,7 @@ impl Region {
         }
     }
 
-    /// Claims whole blocks whose first `frames` frames lie below the limit. `mark` stores their
+    /// Claims whole blocks with the first `frames` frames below the limit. `mark` stores the blocks'
     /// states, in transit.
     pub(super) fn claim_whole_below(
         &self,
@@ -96,8 +96,8 @@ impl Region {
                         mark(first);
                         return Some(first);
                     }
-                    Err(Missed::RolledBack) => {}
-                    Err(Missed::Untouched) => transit.cancel(),
+                    Err(ClaimError::RolledBack) => {}
+                    Err(ClaimError::Untouched) => transit.cancel(),
                 }
             }
         })

@@ -1,4 +1,4 @@
-//! 512 bits in one cache line, each claimed and released atomically: the one primitive of both
+//! 512 bits in one cache line, each claimed and released atomically: the primitive of both
 //! levels. A set bit is a free frame (of a block) or a free whole block (of a chunk).
 //!
 //! Splitting and merging is implicit: buddies are adjacent bits. The layout follows the bit
@@ -38,14 +38,14 @@ pub(crate) struct Change {
 impl Change {
     /// Returns true if hint and buddy may have to follow: the word was all zeros, or is all ones.
     #[inline]
-    pub(crate) fn is_to_settle(self) -> bool {
+    pub(crate) fn changes_hints(self) -> bool {
         self.old == 0 || self.new == u64::MAX
     }
 }
 
 /// Whether a failed claim of several words left the line unchanged throughout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Missed {
+pub(crate) enum ClaimError {
     /// Nothing was touched.
     Untouched,
     /// Words were claimed and released: a concurrent reader saw too few bits.
@@ -63,7 +63,7 @@ impl AtomicBitmap512 {
         &self.words[word % WORDS]
     }
 
-    /// Loads one word. Acquire pairs with the Release of a claim: a reader that sees a claimed word
+    /// Loads one word. Acquire pairs with the Release of a claim: a reader of a claimed word
     /// also sees the claimer's transit count.
     pub(crate) fn load(&self, word: usize) -> u64 {
         self.words[word % WORDS].load(Ordering::Acquire)
@@ -96,11 +96,11 @@ impl AtomicBitmap512 {
         self.words[bit / 64].fetch_or(1 << (bit % 64), Ordering::AcqRel);
     }
 
-    /// Claims one bit. Returns true if it was set.
+    /// Claims one bit. Returns true if the bit was set.
     pub(crate) fn take(&self, bit: usize) -> bool {
         let mask = 1 << (bit % 64);
         // Acquire as in `claim_word`. Release pairs with the Acquire of the next change of the
-        // word: its context sees the caller's earlier writes, even if the bit was not set.
+        // word: the later context sees the caller's earlier writes, even if the bit was not set.
         self.words[bit / 64].fetch_and(!mask, Ordering::AcqRel) & mask != 0
     }
 
@@ -116,7 +116,7 @@ impl AtomicBitmap512 {
             #[cfg(not(loom))]
             word.store(value, Ordering::Release);
             // loom would order the store before a `take` that ran earlier and found the bit clear,
-            // and lose the bits; no machine does so.
+            // and lose the bits; no machine does.
             #[cfg(loom)]
             word.swap(value, Ordering::Release);
         }
@@ -128,7 +128,7 @@ impl AtomicBitmap512 {
     }
 
     /// Claims every set bit of the first word with an aligned run of `2^order` set bits (order 0 to
-    /// 6). Returns its index and the bits. If another CPU was faster, these may lack such a run.
+    /// 6). Returns the word's index and the bits. If another CPU was faster, the bits may lack an aligned run.
     ///
     /// Bound: 8 loads and at most 8 swaps.
     pub(crate) fn claim_word(&self, order: u32) -> Option<(usize, u64)> {
@@ -137,7 +137,7 @@ impl AtomicBitmap512 {
                 return None;
             }
             // Acquire pairs with the Release of `release`: the last owners' writes to the frames
-            // happened before. Release pairs with the Acquire in `load`: a reader that finds the
+            // happened before. Release pairs with the Acquire in `load`: a reader finding the
             // bits gone sees the claimer's transit count. Another CPU may have emptied the word
             // since the load.
             match word.swap(0, Ordering::AcqRel) {
@@ -147,13 +147,13 @@ impl AtomicBitmap512 {
         })
     }
 
-    /// Claims an aligned run of `2^order` bits (order 0 to 9). Returns its first bit.
+    /// Claims an aligned run of `2^order` bits (order 0 to 9). Returns the first bit.
     ///
     /// Within a word, a run with a taken buddy is preferred, and words with all bits free are used
-    /// last, so that large runs survive.
+    /// last: large runs survive.
     ///
     /// Bound: lock-free; a word is retried only if another CPU changed it.
-    pub(crate) fn claim_order(&self, order: u32) -> Result<usize, Missed> {
+    pub(crate) fn claim_order(&self, order: u32) -> Result<usize, ClaimError> {
         if order > 6 {
             return self.claim_words(1 << (order - 6));
         }
@@ -167,10 +167,10 @@ impl AtomicBitmap512 {
                 }
             }
         }
-        Err(Missed::Untouched)
+        Err(ClaimError::Untouched)
     }
 
-    /// Claims an aligned run of `2^order` bits (order 0 to 6) in one word. Returns its first bit.
+    /// Claims an aligned run of `2^order` bits (order 0 to 6) in one word. Returns the first bit.
     ///
     /// Bound: as for [`AtomicBitmap512::claim_order`].
     pub(crate) fn claim_in_word(&self, index: usize, order: u32) -> Option<usize> {
@@ -188,8 +188,8 @@ impl AtomicBitmap512 {
     }
 
     /// Claims `count` whole words at a multiple of `count`. Returns the first bit.
-    fn claim_words(&self, count: usize) -> Result<usize, Missed> {
-        let mut missed = Missed::Untouched;
+    fn claim_words(&self, count: usize) -> Result<usize, ClaimError> {
+        let mut missed = ClaimError::Untouched;
         for group in (0..WORDS).step_by(count) {
             let free =
                 (group..group + count).all(|word| self.words[word].load(Ordering::Relaxed) == u64::MAX);
@@ -198,8 +198,8 @@ impl AtomicBitmap512 {
             }
             match self.claim_run(group * 64, count * 64) {
                 Ok(()) => return Ok(group * 64),
-                Err(Missed::RolledBack) => missed = Missed::RolledBack,
-                Err(Missed::Untouched) => {}
+                Err(ClaimError::RolledBack) => missed = ClaimError::RolledBack,
+                Err(ClaimError::Untouched) => {}
             }
         }
         Err(missed)
@@ -210,23 +210,23 @@ impl AtomicBitmap512 {
     /// Several words are claimed in sequence; if a claim fails, precisely the bits claimed so far
     /// are released.
     ///
-    /// Bound: lock-free; a word is retried only if another CPU changed its other bits.
-    pub(crate) fn claim_run(&self, start: usize, count: usize) -> Result<(), Missed> {
+    /// Bound: lock-free; a word is retried only if another CPU changed further bits of the word.
+    pub(crate) fn claim_run(&self, start: usize, count: usize) -> Result<(), ClaimError> {
         for (index, mask) in masks(start, count) {
             let mut seen = self.words[index].load(Ordering::Relaxed);
             loop {
                 if seen & mask != mask {
-                    // Release pairs with the claims' Acquire: a claimer of these bits sees the
-                    // writes of their last owner, which this claim acquired.
-                    let mut undone = Missed::Untouched;
+                    // Release pairs with the claims' Acquire: a claimer of the released bits sees the
+                    // writes of the last owner, acquired by this claim.
+                    let mut undone = ClaimError::Untouched;
                     for (claimed, bits) in masks(start, count).take_while(|&(claimed, _)| claimed < index) {
                         self.words[claimed].fetch_or(bits, Ordering::Release);
-                        undone = Missed::RolledBack;
+                        undone = ClaimError::RolledBack;
                     }
                     return Err(undone);
                 }
                 // Acquire pairs with the Release of `release`. Release pairs with the Acquire in
-                // `load`: a reader that finds the bits gone sees the claimer's transit count too.
+                // `load`: a reader finding the bits gone sees the claimer's transit count too.
                 match self.words[index].compare_exchange_weak(
                     seen,
                     seen & !mask,
@@ -241,7 +241,7 @@ impl AtomicBitmap512 {
         Ok(())
     }
 
-    /// Sets bits of one word, or refuses if any of them is already set.
+    /// Sets bits of one word, or refuses if any of the bits is already set.
     ///
     /// Bound: lock-free; retried only if another CPU changed the word.
     pub(crate) fn release(&self, word: usize, bits: u64) -> Result<Change, Overlap> {
@@ -252,16 +252,16 @@ impl AtomicBitmap512 {
     ///
     /// # Safety
     ///
-    /// There are more than `word / 8` lines.
+    /// `lines` has more than `word / 8` lines.
     #[inline(always)]
     pub(crate) unsafe fn word_of(lines: &[AtomicBitmap512], word: usize) -> &AtomicU64 {
-        // SAFETY: a line is an array of its words, and nothing else, so the words of consecutive
+        // SAFETY: a line is an array of words, and nothing else. The words of consecutive
         // lines are consecutive; the caller vouches for the line.
         #[cfg(not(loom))]
         unsafe {
             &*lines.as_ptr().cast::<AtomicU64>().add(word)
         }
-        // Loom's words are larger than their line's alignment leaves room for.
+        // Loom's words are larger than the line's alignment leaves room for.
         #[cfg(loom)]
         &lines[word / WORDS].words[word % WORDS]
     }
@@ -291,7 +291,7 @@ pub(crate) const fn ones(count: u32) -> u64 {
     if count >= 64 { u64::MAX } else { (1 << count) - 1 }
 }
 
-/// Returns the words of the run, with its bits in each.
+/// Returns the words of the run, each with the run's bits.
 pub(crate) fn masks(start: usize, count: usize) -> impl Iterator<Item = (usize, u64)> {
     let end = (start + count).min(BITS);
     (start / 64..end.div_ceil(64)).map(move |word| {
@@ -323,7 +323,7 @@ pub(in crate::frames) fn aligned_runs(word: u64, order: u32) -> u64 {
 }
 
 /// Returns the best bit to take `2^order` aligned bits of `word`: in the smallest free buddy run
-/// that holds them, the lowest of these runs.
+/// with enough bits, the lowest of several runs.
 fn best_fit(word: u64, order: u32) -> Option<u32> {
     let mut runs = aligned_runs(word, order);
     for level in order..6 {

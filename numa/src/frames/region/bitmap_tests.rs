@@ -31,7 +31,7 @@ fn small_claims_leave_large_runs() {
     let second = line.claim_order(0).unwrap();
     assert_eq!(second, first ^ 1, "the taken frame's buddy goes first");
     assert_eq!(line.claim_order(8), Ok(256));
-    assert_eq!(line.claim_order(9), Err(Missed::Untouched));
+    assert_eq!(line.claim_order(9), Err(ClaimError::Untouched));
 }
 
 #[test]
@@ -39,9 +39,9 @@ fn a_failed_run_gives_back_exactly_what_it_claimed() {
     let line = full();
     line.claim_run(130, 1).unwrap();
     let before = line.snapshot();
-    assert_eq!(line.claim_run(60, 80), Err(Missed::RolledBack));
+    assert_eq!(line.claim_run(60, 80), Err(ClaimError::RolledBack));
     assert_eq!(line.snapshot(), before);
-    assert_eq!(line.claim_run(130, 3), Err(Missed::Untouched));
+    assert_eq!(line.claim_run(130, 3), Err(ClaimError::Untouched));
     assert_eq!(line.claim_run(131, 200), Ok(()));
     assert_eq!(line.count(), 512 - 201);
 }

@@ -6,19 +6,19 @@ use topomem_percpu::sync::atomic::{AtomicU16, Ordering};
 /// The state of a block's 512 frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BlockState {
-    /// The free frames are the set bits in its bitmap line.
+    /// The free frames are the set bits in the block's bitmap line.
     Bitmap,
-    /// All free in the bitmap; a context is moving it to the buddy.
+    /// All free in the bitmap; a context is moving the block to the buddy.
     Promoting,
-    /// Whole and free: a bit in the chunk's line represents it, and its own line is clear.
+    /// Whole and free: a bit in the chunk's line represents the block, and the block's own line is clear.
     Whole,
     /// The first block of an allocated run of this order, 9 to 18.
     Head(Order),
     /// A further block of an allocated run.
     Tail,
-    /// The first block of a run that is being freed.
+    /// The first block of a run being freed.
     Freeing,
-    /// Whole and free, kept by a CPU for its next request of order 9.
+    /// Whole and free, kept by a CPU for the CPU's next request of order 9.
     Cached,
 }
 
@@ -32,7 +32,7 @@ const FREEING: u16 = 5;
 const CACHED: u16 = 6;
 const ORDER_SHIFT: u32 = 3;
 const ORDER: u16 = 0b1_1111 << ORDER_SHIFT;
-/// A CPU refills its magazine from the block: other CPUs avoid it if they can.
+/// A CPU refills a magazine from the block: other CPUs avoid the block if possible.
 const OWNED: u16 = 1 << 8;
 /// Some of the block's frames are not managed. Never changes after building.
 const EDGE: u16 = 1 << 9;
@@ -84,8 +84,8 @@ pub(crate) enum Ownership {
     Owned,
 }
 
-/// The atomic state of a block. A context moves it out of a settled state by compare-and-swap, and
-/// has exclusive control until it stores the next state.
+/// The atomic state of a block. A context moves the block out of a settled state by compare-and-swap, and
+/// has exclusive control until the context stores the next state.
 #[derive(Debug)]
 pub(crate) struct BlockEntry(AtomicU16);
 
@@ -100,7 +100,7 @@ impl BlockEntry {
         Block(self.0.load(Ordering::Acquire))
     }
 
-    /// Records while building that every frame of the block is managed.
+    /// Records while building: every frame of the block is managed.
     pub(crate) fn clear_edge(&self) {
         self.0.store(BITMAP, Ordering::Release);
     }
@@ -128,20 +128,20 @@ impl BlockEntry {
         self.exchange(HEAD | u16::from(order.get()) << ORDER_SHIFT, FREEING)
     }
 
-    /// Changes a head of order 9 to cached. Returns true for one caller only, which then owns the
+    /// Changes a head of order 9 to cached. Returns true for one caller only: the caller then owns the
     /// block.
     pub(crate) fn cache(&self) -> bool {
         self.exchange(HEAD | u16::from(Order::HUGE.get()) << ORDER_SHIFT, CACHED)
     }
 
     /// Exchanges the state. AcqRel pairs with the AcqRel of the other exchanges and the Release in
-    /// `set`: the stores of the last context in control are seen here, and those of this context by
+    /// `set`: the stores of the last context in control are seen here, and the stores of this context by
     /// the next.
     fn exchange(&self, from: u16, to: u16) -> bool {
         self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Stores the next state of a block that is no edge. The caller has exclusive control of the
+    /// Stores the next state of an inner block. The caller has exclusive control of the
     /// block.
     pub(crate) fn set(&self, state: BlockState, ownership: Ownership) {
         let bits = match state {
@@ -155,5 +155,21 @@ impl BlockEntry {
         };
         let owned = if ownership == Ownership::Owned { OWNED } else { 0 };
         self.0.store(bits | owned, Ordering::Release);
+    }
+}
+
+/// A block entering or leaving.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HugeBlock {
+    /// The block's first frame.
+    pub(crate) first: u64,
+    pub(crate) entry: &'static BlockEntry,
+}
+
+impl HugeBlock {
+    /// Makes the block an allocated run of order 9. Returns the block's first frame.
+    pub(in crate::frames) fn allocate(self) -> u64 {
+        self.entry.set(BlockState::Head(Order::HUGE), Ownership::Shared);
+        self.first
     }
 }

@@ -3,45 +3,58 @@
 use topomem_percpu::Order;
 
 use super::bitmap::{AtomicBitmap512, Change, WORDS, masks, release};
-use super::block::{Block, BlockState, Ownership};
-use super::marks::Given;
+use super::block::{Block, BlockState, HugeBlock, Ownership};
+use super::marks::AllocKind;
 use super::{BLOCK, BlockIndex, Region};
-use crate::frames::magazine::huge_slots::HugeBlock;
+use crate::frames::types::{FreeError, frame};
 
 /// The refusal of a free, with the first frame in error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum FreeRejection {
     DoubleFree(u64),
     NotAllocated(u64),
     WrongOrder { frame: u64, actual: Order },
     Reserved(u64),
 }
 
+impl FreeRejection {
+    pub(in crate::frames) fn error(self, given: Order) -> FreeError {
+        match self {
+            FreeRejection::DoubleFree(at) => FreeError::DoubleFree(frame(at)),
+            FreeRejection::NotAllocated(at) => FreeError::NotAllocated(frame(at)),
+            FreeRejection::WrongOrder { frame: at, actual } => {
+                FreeError::WrongOrder { frame: frame(at), given, actual }
+            }
+            FreeRejection::Reserved(at) => FreeError::Reserved(frame(at)),
+        }
+    }
+}
+
 impl Region {
-    /// Refuses in paranoid mode frames not allocated like that; in other modes accepts everything.
+    /// Records the free in paranoid mode, and refuses frames not allocated as `kind`. Otherwise accepts everything.
     #[inline]
-    pub(crate) fn take_mark_back(&self, first: u64, given: Given) -> Result<(), Refused> {
-        if self.marks.0.is_empty() { Ok(()) } else { self.compare_mark(first, given) }
+    pub(crate) fn verify_free(&self, first: u64, kind: AllocKind) -> Result<(), FreeRejection> {
+        if self.marks.0.is_empty() { Ok(()) } else { self.verify_mark(first, kind) }
     }
 
-    /// Checks as [`Region::take_mark_back`] does, for a run of whole blocks: the errors found by
-    /// their states take precedence.
-    pub(crate) fn take_block_mark_back(&self, first: u64, order: Order) -> Result<(), Refused> {
+    /// Checks as [`Region::verify_free`] does, for a run of whole blocks: the errors found by
+    /// the states of the blocks take precedence.
+    pub(crate) fn verify_free_of_blocks(&self, first: u64, order: Order) -> Result<(), FreeRejection> {
         if self.marks.0.is_empty() {
             return Ok(());
         }
         self.check_head(first, order)?;
-        self.compare_mark(first, Given::Aligned(order)).map_err(|refused| match refused {
+        self.verify_mark(first, AllocKind::Aligned(order)).map_err(|refused| match refused {
             // The frame is allocated: part of a run of any length.
-            Refused::DoubleFree(frame) => Refused::NotAllocated(frame),
+            FreeRejection::DoubleFree(frame) => FreeRejection::NotAllocated(frame),
             other => other,
         })
     }
 
-    fn compare_mark(&self, first: u64, given: Given) -> Result<(), Refused> {
+    fn verify_mark(&self, first: u64, kind: AllocKind) -> Result<(), FreeRejection> {
         let start = self.span.start;
-        self.marks.take_back(start, first - start, given).map_err(|refused| match refused {
-            Refused::DoubleFree(frame) if !self.manages(frame, 1) => Refused::Reserved(frame),
+        self.marks.verify_free(start, first - start, kind).map_err(|refused| match refused {
+            FreeRejection::DoubleFree(frame) if !self.manages(frame, 1) => FreeRejection::Reserved(frame),
             other => other,
         })
     }
@@ -49,7 +62,7 @@ impl Region {
     /// Frees a naturally aligned run.
     ///
     /// Bound: one word for orders 0 to 6, 8 words up to 8, 512 blocks up to 18; lock-free.
-    pub(crate) fn free(&self, frame: u64, order: Order) -> Result<(), Refused> {
+    pub(crate) fn free(&self, frame: u64, order: Order) -> Result<(), FreeRejection> {
         if order >= Order::HUGE {
             return self.free_blocks(frame, order);
         }
@@ -57,7 +70,7 @@ impl Region {
     }
 
     /// Frees frames of one block.
-    pub(crate) fn free_short_run(&self, frame: u64, count: u64) -> Result<(), Refused> {
+    pub(crate) fn free_short_run(&self, frame: u64, count: u64) -> Result<(), FreeRejection> {
         let block = self.block_of(frame);
         let start = (frame % BLOCK) as usize;
         self.check_small(frame, count)?;
@@ -74,8 +87,8 @@ impl Region {
         Ok(())
     }
 
-    /// Refuses frames that are not all allocated, of one block or of two; changes nothing.
-    pub(crate) fn check_run(&self, frame: u64, count: u64) -> Result<(), Refused> {
+    /// Refuses frames of one block or of two, unless all are allocated; changes nothing.
+    pub(crate) fn check_run(&self, frame: u64, count: u64) -> Result<(), FreeRejection> {
         for (frame, count) in by_block(frame, count) {
             let block = self.block_of(frame);
             self.check_small(frame, count)?;
@@ -93,63 +106,65 @@ impl Region {
     #[inline]
     pub(in crate::frames) fn free_frame(&self, frame: u64) -> bool {
         let Some(change) = self.release_frame(frame) else { return false };
-        self.settle_change(self.block_of(frame), change);
+        self.update_hints_after(self.block_of(frame), change);
         true
     }
 
-    /// Frees one frame as [`Region::free_frame`] does, and leaves it to the caller to settle the
+    /// Frees one frame as [`Region::free_frame`] does, and leaves to the caller the update of the
     /// change of the returned word.
     ///
     /// Bound: one compare-and-swap, retried only if another CPU changed the word.
     #[inline(always)]
     pub(in crate::frames) fn release_frame(&self, frame: u64) -> Option<Change> {
         let word = (frame / 64 - self.first_block * WORDS as u64) as usize;
-        // One comparison for both: there is a line for each entry.
+        // A single comparison for both: each entry has a line.
         let entry = self.entries.get(word / WORDS)?;
         if !entry.load().is_inner_bitmap() {
             return None;
         }
-        // SAFETY: there are as many lines as entries.
+        // SAFETY: the region has as many lines as entries.
         let home = unsafe { AtomicBitmap512::word_of(self.lines, word) };
         release(home, 1 << (frame % 64)).ok()
     }
 
     /// Sets the bits of one word of a bitmap block.
     ///
-    /// The caller has checked that the block has a bitmap (`check_small`), and owns the frames, so
-    /// the block still has it. A double free racing with the first free may set bits of a block
-    /// that has left the bitmap meanwhile. They have no meaning there, and a context that claims
-    /// them detects it (`claim_partial`).
+    /// The caller has checked the block for a bitmap (`check_small`), and owns the frames: the block still has
+    /// the bitmap. A double free racing with the first free may set bits of a block without a bitmap by then. The
+    /// bits have no meaning in the block's state, and a context that claims the bits detects the mistake
+    /// (`claim_partial`).
     ///
     /// Bound: lock-free; one compare-and-swap. If the word was all zeros or becomes all ones, hint
     /// and buddy are updated.
-    pub(crate) fn free_word(&self, block: BlockIndex, word: usize, bits: u64) -> Result<(), Refused> {
+    pub(crate) fn free_word(&self, block: BlockIndex, word: usize, bits: u64) -> Result<(), FreeRejection> {
         let change = match self.line(block).release(word, bits) {
             Ok(change) => change,
             Err(overlap) => return self.double(block, word, overlap.bits),
         };
-        self.settle_change(block, change);
+        self.update_hints_after(block, change);
         Ok(())
     }
 
     /// Checks that `count` frames of one block may be freed singly, as far as the block's state
     /// tells.
-    pub(crate) fn check_small(&self, frame: u64, count: u64) -> Result<Block, Refused> {
+    pub(crate) fn check_small(&self, frame: u64, count: u64) -> Result<Block, FreeRejection> {
         let index = self.block_of(frame);
         let block = self.entry(index).load();
         if block.is_edge() && !self.manages(frame, count) {
-            return Err(Refused::Reserved(frame));
+            return Err(FreeRejection::Reserved(frame));
         }
         if let Some(gone) = self.retired.complete_among(frame, count) {
-            return Err(Refused::DoubleFree(gone));
+            return Err(FreeRejection::DoubleFree(gone));
         }
         match block.state() {
             BlockState::Bitmap | BlockState::Promoting => Ok(block),
-            BlockState::Whole | BlockState::Freeing | BlockState::Cached => Err(Refused::DoubleFree(frame)),
-            BlockState::Head(actual) => Err(Refused::WrongOrder { frame, actual }),
+            BlockState::Whole | BlockState::Freeing | BlockState::Cached => {
+                Err(FreeRejection::DoubleFree(frame))
+            }
+            BlockState::Head(actual) => Err(FreeRejection::WrongOrder { frame, actual }),
             BlockState::Tail => match self.head_of(index) {
-                Some(actual) => Err(Refused::WrongOrder { frame, actual }),
-                None => Err(Refused::NotAllocated(frame)),
+                Some(actual) => Err(FreeRejection::WrongOrder { frame, actual }),
+                None => Err(FreeRejection::NotAllocated(frame)),
             },
         }
     }
@@ -166,50 +181,54 @@ impl Region {
     }
 
     /// Refuses if `bits` of a word are set.
-    fn double(&self, block: BlockIndex, word: usize, bits: u64) -> Result<(), Refused> {
+    fn double(&self, block: BlockIndex, word: usize, bits: u64) -> Result<(), FreeRejection> {
         if bits == 0 {
             return Ok(());
         }
         let offset = word as u64 * 64 + u64::from(bits.trailing_zeros());
-        Err(Refused::DoubleFree(self.first_frame(block) + offset))
+        Err(FreeRejection::DoubleFree(self.first_frame(block) + offset))
     }
 
-    /// Checks that the block is allocated as a separate run.
-    pub(crate) fn check_whole(&self, block: BlockIndex) -> Result<(), Refused> {
+    /// Refuses the block unless the block is allocated as a separate run.
+    pub(crate) fn check_whole(&self, block: BlockIndex) -> Result<(), FreeRejection> {
         let frame = self.first_frame(block);
         match self.entry(block).load().state() {
             BlockState::Head(Order::HUGE) => Ok(()),
-            BlockState::Head(actual) => Err(Refused::WrongOrder { frame, actual }),
-            BlockState::Whole | BlockState::Freeing | BlockState::Cached => Err(Refused::DoubleFree(frame)),
-            _ => Err(Refused::NotAllocated(frame)),
+            BlockState::Head(actual) => Err(FreeRejection::WrongOrder { frame, actual }),
+            BlockState::Whole | BlockState::Freeing | BlockState::Cached => {
+                Err(FreeRejection::DoubleFree(frame))
+            }
+            _ => Err(FreeRejection::NotAllocated(frame)),
         }
     }
 
     /// Frees an aligned run of whole blocks.
-    fn free_blocks(&self, frame: u64, order: Order) -> Result<(), Refused> {
+    fn free_blocks(&self, frame: u64, order: Order) -> Result<(), FreeRejection> {
         let first = self.block_of(frame);
         self.check_head(frame, order)?;
         if !self.entry(first).begin_free(order) {
-            return Err(Refused::DoubleFree(frame));
+            return Err(FreeRejection::DoubleFree(frame));
         }
         self.release_blocks(first, 1 << (order.get() - 9));
         Ok(())
     }
 
-    /// Checks that the block at `frame` is the first of an allocated run of `order`.
-    pub(in crate::frames) fn check_head(&self, frame: u64, order: Order) -> Result<(), Refused> {
+    /// Refuses the block at `frame` unless the block is the first of an allocated run of `order`.
+    pub(in crate::frames) fn check_head(&self, frame: u64, order: Order) -> Result<(), FreeRejection> {
         let block = self.entry(self.block_of(frame)).load();
         match block.state() {
             BlockState::Head(actual) if actual == order => Ok(()),
-            BlockState::Head(actual) => Err(Refused::WrongOrder { frame, actual }),
-            BlockState::Whole | BlockState::Freeing | BlockState::Cached => Err(Refused::DoubleFree(frame)),
-            _ if block.is_edge() && !self.manages(frame, BLOCK) => Err(Refused::Reserved(frame)),
-            _ => Err(Refused::NotAllocated(frame)),
+            BlockState::Head(actual) => Err(FreeRejection::WrongOrder { frame, actual }),
+            BlockState::Whole | BlockState::Freeing | BlockState::Cached => {
+                Err(FreeRejection::DoubleFree(frame))
+            }
+            _ if block.is_edge() && !self.manages(frame, BLOCK) => Err(FreeRejection::Reserved(frame)),
+            _ => Err(FreeRejection::NotAllocated(frame)),
         }
     }
 
     /// Frees a run of order 9 into the cache of the freeing CPU. Returns `None` if the block is no
-    /// such run; [`Region::free`] returns the reason.
+    /// allocated run of order 9; [`Region::free`] returns the reason.
     ///
     /// Bound: one compare-and-swap.
     #[inline]

@@ -1,18 +1,18 @@
 //! A region: the memory of one node and zone, as blocks of 2 MiB and chunks of 1 GiB.
 //!
-//! **Free frames.** Bits are the authority: a frame is free if its bit in its block's line is set,
-//! or if its block's bit in its chunk's line is set (then the block's own line is clear), or if its
-//! bit in one magazine's entry is set. There is no count of frames per block.
+//! **Free frames.** Bits are the authority: a frame is free if the frame's bit in the block's line is set,
+//! or if the block's bit in the chunk's line is set (then the block's own line is clear), or if the
+//! frame's bit in a magazine's entry is set. Blocks have no count of frames.
 //!
 //! **Hints.** A block's bit in the chunk's `partial` line is set if the block's line has any bit
-//! set, except while a context that is about to set it is between two instructions. A context that
-//! makes a word non-zero then checks the hint; a context that finds the line empty clears the hint,
-//! then checks the line. Both sides fence (SeqCst) between write and read, so at least one sees the
-//! other.
+//! set, except while a context about to set the hint is between two instructions. A context making
+//! a word non-zero then checks the hint; a context finding the line empty clears the hint,
+//! then checks the line. Both sides fence (SeqCst) between write and read: at least one side sees the
+//! write of the other side.
 //!
-//! **Transit.** A context is in transit ([`transit`]) while it takes bits that it may
+//! **Transit.** A context is in transit ([`transit`]) while the context takes bits that the context may
 //! release again, moves a block between line and chunk, or clears a hint. A search of the region
-//! that found nothing is repeated unless no context was in transit from its start to its end.
+//! without a result is repeated unless no context was in transit from the search's start to the end.
 
 mod across;
 mod alloc;
@@ -23,12 +23,13 @@ pub(super) mod free;
 pub(super) mod marks;
 mod retire;
 pub(super) mod retired;
+pub(super) mod shape;
 pub(super) mod transit;
+pub(super) mod word;
 
 use topomem_percpu::sync::atomic::{AtomicU32, Ordering, fence};
 use topomem_percpu::{NodeId, Order};
 
-use crate::frames::magazine::entry::Home;
 use crate::frames::types::Zone;
 use crate::memory::{FRAME_SIZE, MemoryRange};
 use bitmap::{AtomicBitmap512, BITS, Change};
@@ -36,6 +37,7 @@ use block::{Block, BlockEntry, BlockState, Ownership};
 use marks::Marks;
 use retired::RetiredFrames;
 use transit::{Transit, Transits, Watch};
+use word::Home;
 
 /// Frames per block.
 pub(crate) const BLOCK: u64 = 512;
@@ -47,9 +49,9 @@ const _: () = assert!(BITS as u64 == BLOCK && BITS == CHUNK);
 /// The blocks of one GiB, by absolute address.
 #[derive(Debug)]
 pub(crate) struct Chunk {
-    /// Blocks that are whole and free.
+    /// Whole and free blocks.
     pub(crate) whole: AtomicBitmap512,
-    /// Blocks whose lines may have bits set: a hint.
+    /// Blocks with bits set in the line: a hint.
     pub(crate) partial: AtomicBitmap512,
 }
 
@@ -83,8 +85,8 @@ pub(crate) struct BlockIndex(pub(crate) usize);
 
 /// The reason of a search without a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Miss {
-    /// There are no such frames.
+pub(crate) enum SearchError {
+    /// The region has no such frames.
     Nothing,
     /// Frames were in transit during every search.
     InTransit,
@@ -99,8 +101,8 @@ const SEARCHES: u32 = 64;
 pub(crate) struct Region {
     pub(crate) node: NodeId,
     pub(crate) zone: Zone,
-    /// Whether magazines of the node's CPUs may hold its frames. False for the scarce lowest zone,
-    /// unless the node has no other zone.
+    /// Whether magazines of the node's CPUs may hold frames of the region. False for the scarce lowest zone,
+    /// unless the node has no further zone.
     pub(crate) cached: bool,
     /// The frames, gaps between managed spans included.
     pub(crate) span: Span,
@@ -110,23 +112,23 @@ pub(crate) struct Region {
     pub(super) entries: &'static [BlockEntry],
     pub(super) chunks: &'static [Chunk],
     pub(super) marks: Marks,
-    /// Its managed spans, sorted.
+    /// The managed spans, sorted.
     pub(super) managed: &'static [Span],
     pub(super) retired: RetiredFrames,
     pub(super) hot: Hot,
 }
 
-/// The mutable words of a region, on their own line.
+/// The mutable words of a region, on a separate line.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Hot {
-    /// Contexts that move frames within the region or free them into it, except those counted in a
+    /// Contexts moving frames within the region or freeing frames into the region, except the contexts counted in a
     /// magazine.
     transits: Transits,
-    /// Requests that may release their claims, because frames of it are to be retired. Separate,
-    /// since each of them searches the region meanwhile.
+    /// Requests that may release claims, because frames of the region are to be retired. Separate,
+    /// since each request searches the region meanwhile.
     withholding: Transits,
-    /// The chunk in which a partial block was last found.
+    /// The chunk of the partial block found last.
     pub(super) partial_hint: AtomicU32,
 }
 
@@ -141,42 +143,42 @@ impl Region {
         self.hot.transits.begin()
     }
 
-    /// Counts a request in transit that may release its claim, until it has.
+    /// Counts a request in transit, until the request has released or kept the claim.
     pub(super) fn withholding(&self) -> Transit<'_> {
         self.hot.withholding.begin()
     }
 
-    /// Adds its counts to a reading.
+    /// Adds the region's counts to a reading.
     pub(super) fn watch(&self, watch: &mut Watch) {
         watch.add(self.hot.transits.load());
         watch.add(self.hot.withholding.load());
     }
 
-    /// Repeats `search` until it finds something, or until no frames were in transit throughout.
+    /// Repeats `search` until `search` finds frames, or until no frames were in transit throughout.
     ///
     /// Bound: [`SEARCHES`] searches.
-    pub(super) fn conclusive<T>(&self, mut search: impl FnMut() -> Option<T>) -> Result<T, Miss> {
+    pub(super) fn conclusive<T>(&self, mut search: impl FnMut() -> Option<T>) -> Result<T, SearchError> {
         for _ in 0..SEARCHES {
             let before = self.hot.transits.load();
             if let Some(found) = search() {
                 return Ok(found);
             }
             // Acquires the values seen by the search, read with any ordering: if the search saw a
-            // claimed word, this context sees the claimer's count.
+            // claimed word, the searcher sees the claimer's count.
             fence(Ordering::SeqCst);
             if !before.under_way() && self.hot.transits.load() == before {
-                return Err(Miss::Nothing);
+                return Err(SearchError::Nothing);
             }
             topomem_percpu::sync::hint::spin_loop();
         }
-        Err(Miss::InTransit)
+        Err(SearchError::InTransit)
     }
 
     pub(crate) fn blocks(&self) -> usize {
         self.entries.len()
     }
 
-    /// Returns the block of a frame of this region.
+    /// Returns the block of a frame of the region.
     pub(crate) fn block_of(&self, frame: u64) -> BlockIndex {
         BlockIndex((frame / BLOCK - self.first_block) as usize)
     }
@@ -204,7 +206,7 @@ impl Region {
         &self.entries[block.0]
     }
 
-    /// Returns a block's chunk, and its bit there.
+    /// Returns a block's chunk, and the block's bit in the chunk.
     pub(crate) fn chunk_of(&self, block: BlockIndex) -> (&'static Chunk, usize) {
         let absolute = self.first_block as usize + block.0;
         (&self.chunks[absolute / CHUNK - self.first_chunk()], absolute % CHUNK)
@@ -234,12 +236,12 @@ impl Region {
         self.managed.iter().map(|span| span.frames()).sum()
     }
 
-    /// Returns true if single frames of the frame's block come from and go to its bitmap.
+    /// Returns true if single frames of the frame's block come from and go to the block's bitmap.
     pub(super) fn has_bitmap(&self, frame: u64) -> bool {
         self.entry(self.block_of(frame)).load().has_bitmap()
     }
 
-    /// Returns true if a bit is set for the frame, in its line or its chunk's.
+    /// Returns true if a bit is set for the frame, in the block's line or in the chunk's line.
     pub(crate) fn is_free(&self, frame: u64, block: Block) -> bool {
         let index = self.block_of(frame);
         match block.state() {
@@ -253,11 +255,11 @@ impl Region {
     ///
     /// Bound: repeated only if an attempt to promote failed because of another CPU's claim.
     #[inline(never)]
-    pub(super) fn settle(&self, block: BlockIndex) {
+    pub(super) fn update_hints(&self, block: BlockIndex) {
         let line = self.line(block);
         loop {
-            // Pairs with the fence in `forget_empty`, in `promote` and between contexts that set
-            // the last bits of different words: the last writer sees all writes of the others.
+            // Pairs with the fence in `clear_hint_if_empty`, in `promote` and between contexts that set
+            // the last bits of different words: the last writer sees all earlier writes.
             fence(Ordering::SeqCst);
             if line.is_empty() {
                 return;
@@ -274,22 +276,22 @@ impl Region {
 
     /// Updates hint and buddy after a word of `block` went from `old` to `new`.
     #[inline]
-    pub(super) fn settle_change(&self, block: BlockIndex, change: Change) {
-        if change.is_to_settle() {
-            self.settle(block);
+    pub(super) fn update_hints_after(&self, block: BlockIndex, change: Change) {
+        if change.changes_hints() {
+            self.update_hints(block);
         }
     }
 
     /// Clears the hint of a block with an empty line.
-    pub(super) fn forget_empty(&self, block: BlockIndex) {
+    pub(super) fn clear_hint_if_empty(&self, block: BlockIndex) {
         let (chunk, bit) = self.chunk_of(block);
         if !chunk.partial.test(bit) {
             return;
         }
-        // The line may have bits again, which no search finds until the hint is back.
+        // The line may have bits again, and no search finds the bits until the hint is back.
         let _transit = self.transit();
         chunk.partial.clear(bit);
-        // Pairs with the fence in `settle`.
+        // Pairs with the fence in `update_hints`.
         fence(Ordering::SeqCst);
         if !self.line(block).is_empty() {
             chunk.partial.set(bit);
@@ -299,7 +301,7 @@ impl Region {
     /// Restores the hint after bits of `block` were away for a moment: a search may have found the
     /// line empty meanwhile, and cleared the hint. The caller is in transit.
     pub(super) fn hint_again(&self, block: BlockIndex) {
-        // Pairs with the fence in `forget_empty`.
+        // Pairs with the fence in `clear_hint_if_empty`.
         fence(Ordering::SeqCst);
         let (chunk, bit) = self.chunk_of(block);
         if !chunk.partial.test(bit) && !self.line(block).is_empty() {

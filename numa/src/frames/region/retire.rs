@@ -1,10 +1,10 @@
 //! Removal of retired frames from a region's bitmaps and buddy.
 //!
-//! **Visibility.** A frame is put on the list first; then its retirer enters transit and does a
-//! read-modify-write on the words of bitmap and buddy with the frame. So a context that claims or
-//! sets these bits later, or ends a transit later, sees the list. Claimers check their frames
+//! **Visibility.** A frame is put on the list first; then the retirer enters transit and does a
+//! read-modify-write on the words of bitmap and buddy with the frame. A context claiming or
+//! setting the bits later, or ending a transit later, sees the list. Claimers check the claimed frames
 //! against the list and withhold listed frames ([`Region::withhold`]). A context that freed frames
-//! or moved a block takes listed frames out again ([`Region::sweep`]). The retirer itself finds
+//! or moved a block takes listed frames out again ([`Region::sweep`]). The retirer finds
 //! everything done earlier. Because claimers check too, a frame may be in the bitmap for a moment
 //! between a release and the sweep.
 
@@ -13,7 +13,7 @@ use super::block::{BlockState, Ownership};
 use super::{BLOCK, BlockIndex, Region};
 
 impl Region {
-    /// Takes out a pending frame that is free in the bitmap or buddy. Returns true if it was.
+    /// Takes out a pending frame if the frame is free in the bitmap or buddy. Returns true if the frame was free.
     ///
     /// Bound: constant; lock-free.
     pub(crate) fn take_out(&self, frame: u64) -> bool {
@@ -24,14 +24,14 @@ impl Region {
         taken
     }
 
-    /// Claims a frame that is free in the bitmap or buddy. Returns true if it was.
+    /// Claims a frame if the frame is free in the bitmap or buddy. Returns true if the frame was free.
     ///
     /// Bound: constant; lock-free.
     pub(in crate::frames) fn claim_frame(&self, frame: u64) -> bool {
         let block = self.block_of(frame);
         let (chunk, bit) = self.chunk_of(block);
-        // Before the bits are checked: a context in transit with a frame that is to be retired now finds it listed
-        // when it ends its transit.
+        // Before the bits are checked: a context in transit with a frame to be retired finds the frame listed
+        // at the end of the transit.
         let transit = self.transit();
         if chunk.whole.take(bit) {
             self.open(block, 0, Ownership::Shared);
@@ -41,13 +41,13 @@ impl Region {
         self.line(block).take((frame % BLOCK) as usize) && self.entry(block).load().has_bitmap()
     }
 
-    /// Takes out every pending frame that is free in the bitmap or buddy. Returns their number.
+    /// Takes out every pending frame free in the bitmap or buddy. Returns the number of frames taken out.
     ///
-    /// Bound: lock-free; an attempt fails only if another CPU claims the frame or its block at the
+    /// Bound: lock-free; an attempt fails only if another CPU claims the frame or the frame's block at the
     /// same time.
     pub(crate) fn sweep(&self) -> u64 {
         let mut taken = 0;
-        // Only the bits tell: a state may be ahead of them, stored by an interrupted context.
+        // Only the bits tell: a state may be ahead of the bits, stored by an interrupted context.
         let home = |&frame: &u64| {
             let block = self.block_of(frame);
             let (chunk, bit) = self.chunk_of(block);
@@ -60,8 +60,8 @@ impl Region {
         taken
     }
 
-    /// Withholds the pending frames of a claimed run, and frees all other frames of it. Returns the
-    /// number withheld. If it is 0, the run stays claimed.
+    /// Withholds the pending frames of a claimed run, and frees the rest of the run. Returns the
+    /// number of frames withheld. If the number is 0, the run stays claimed.
     pub(crate) fn withhold(&self, first: u64, count: u64) -> u64 {
         let run = first..first + count;
         if !self.retired.any_pending() || !self.retired.pending().any(|frame| run.contains(&frame)) {
@@ -75,27 +75,27 @@ impl Region {
             let end = run.end.min(self.first_frame(block) + BLOCK);
             kept += if self.entry(block).load().has_bitmap() {
                 masks((at % BLOCK) as usize, (end - at) as usize)
-                    .map(|(word, bits)| self.give_back_word(block, word, bits))
+                    .map(|(word, bits)| self.return_word(block, word, bits))
                     .sum::<u64>()
             } else {
-                self.give_back_block(block)
+                self.return_block(block)
             };
             at = end;
         }
         kept
     }
 
-    /// Frees the claimed frames of one word, except pending frames. Returns the number of these.
-    pub(crate) fn give_back_word(&self, block: BlockIndex, word: usize, bits: u64) -> u64 {
+    /// Frees the claimed frames of one word, except pending frames. Returns the number of pending frames.
+    pub(crate) fn return_word(&self, block: BlockIndex, word: usize, bits: u64) -> u64 {
         let kept = self.retired.complete_held(self.first_frame(block) / 64 + word as u64, bits);
         if let Ok(change) = self.line(block).release(word, bits & !kept) {
-            self.settle_change(block, change);
+            self.update_hints_after(block, change);
         }
         kept.count_ones().into()
     }
 
-    /// Frees a claimed whole block, except its pending frames. Returns the number of these.
-    fn give_back_block(&self, block: BlockIndex) -> u64 {
+    /// Frees a claimed whole block, except pending frames. Returns the number of pending frames.
+    fn return_block(&self, block: BlockIndex) -> u64 {
         let key = self.first_frame(block) / 64;
         let words = core::array::from_fn(|word| !self.retired.complete_held(key + word as u64, u64::MAX));
         if words == [u64::MAX; WORDS] {
@@ -106,7 +106,7 @@ impl Region {
         }
         self.entry(block).set(BlockState::Bitmap, Ownership::Shared);
         self.line(block).fill(words);
-        self.settle(block);
+        self.update_hints(block);
         words.iter().map(|word| u64::from(word.count_zeros())).sum()
     }
 }

@@ -10,7 +10,7 @@ pub(crate) const CAPACITY: usize = 64;
 /// The state of a frame's retirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retirement {
-    /// The frame still has a holder: its owner, or a CPU's magazine.
+    /// The frame still has a holder: an owner, or a CPU's magazine.
     Pending,
     /// The frame is out of use, for good.
     Complete,
@@ -23,7 +23,7 @@ const FRAME_SHIFT: u32 = 2;
 /// Retired frames, in order of retirement; nothing is ever removed from the list.
 #[derive(Debug)]
 pub(crate) struct RetiredFrames {
-    /// For each block with a retired frame, the bit selected by the low bits of its number. So it
+    /// For each block with a retired frame, the bit selected by the low bits of the block's number. The filter
     /// is zero while the list is empty, the most common case.
     filter: AtomicU64,
     /// The number of pending frames. May be wrong for a moment, but is not 0 while a frame is
@@ -54,8 +54,8 @@ impl RetiredFrames {
     /// Bound: one pass over the list; lock-free.
     pub(crate) fn add(&self, frame: u64) -> Result<(), Unlisted> {
         for place in &self.places {
-            // Every caller tries the places in the same order, so of two that add the same frame
-            // the later one finds it. Release pairs with the Acquire in `iter`: a context that sees
+            // Every caller tries the places in the same order, and of two callers adding the same frame
+            // the later caller finds the frame. Release pairs with the Acquire in `iter`: a context that sees
             // the frame has seen the retirer's earlier writes.
             match place.compare_exchange(
                 0,
@@ -146,7 +146,7 @@ impl RetiredFrames {
     /// Returns true if a frame is pending. Cost: one load.
     #[inline]
     pub(crate) fn any_pending(&self) -> bool {
-        // The count is stored before the bit that `lists_any` acquires.
+        // The count is stored before the bit acquired by `lists_any`.
         self.lists_any() && self.pending.load(Ordering::Relaxed) != 0
     }
 
@@ -160,13 +160,13 @@ impl RetiredFrames {
         self.iter().filter(|&(_, state)| state == Retirement::Complete).count() as u64
     }
 
-    /// Records that a pending frame is completely retired. The caller is the only holder of the
+    /// Records the complete retirement of a pending frame. The caller is the only holder of the
     /// frame.
     pub(crate) fn complete(&self, frame: u64) {
         let pending = frame << FRAME_SHIFT | LISTED;
         for place in &self.places {
-            // Release pairs with the Acquire in `iter`: a context that sees the frame complete sees
-            // it gone.
+            // Release pairs with the Acquire in `iter`: a context seeing the frame complete sees
+            // the frame gone.
             match place.compare_exchange(pending, pending | COMPLETE, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     self.pending.fetch_sub(1, Ordering::Relaxed);
@@ -178,7 +178,7 @@ impl RetiredFrames {
         }
     }
 
-    /// Completes every pending frame of `bits` of word `key`; the caller holds those frames.
+    /// Completes every pending frame of `bits` of word `key`; the caller holds the frames.
     /// Returns the frames completed.
     pub(crate) fn complete_held(&self, key: u64, bits: u64) -> u64 {
         let held = self.pending().filter(|&frame| frame / 64 == key && bits & 1 << (frame % 64) != 0);

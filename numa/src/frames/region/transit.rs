@@ -1,7 +1,7 @@
 //! Frames in transit: free, and for some instructions in no place covered by searches.
 //!
 //! A request may fail for lack of free frames only if at some instant of the request no frame was
-//! free. Frames move all the time, and a search of one place after another can miss frames that are
+//! free. Frames move all the time, and a search of place after place can miss frames that are
 //! free throughout. A rule prevents the miss:
 //!
 //! **Every context that puts free frames into a searched place, or moves frames between searched

@@ -1,4 +1,4 @@
-//! Lookup of a frame's region and of its entry in the per-frame table, without a search.
+//! Lookup of a frame's region and of the frame's entry in the per-frame table, without a search.
 
 use core::ptr;
 
@@ -11,7 +11,7 @@ const PARTS: u64 = 1 << 12;
 const LEAST_SHIFT: u32 = 12;
 
 /// The regions, sorted and disjoint, and for each part of the address space the first region that
-/// reaches into it or lies behind it.
+/// reaches into the part or lies behind the part.
 #[derive(Debug)]
 pub(crate) struct Directory {
     pub(crate) regions: &'static [&'static Region],
@@ -20,7 +20,7 @@ pub(crate) struct Directory {
     pub(in crate::frames) stretches: &'static [Stretch],
     /// By part; empty without a per-frame table.
     tables: &'static [PartTable],
-    /// True if each entry of the per-frame table has its frame's number.
+    /// True if each entry of the per-frame table has the number of the frame.
     numbered_as_frames: bool,
     /// Frames in a part, as a power of two.
     shift: u32,
@@ -29,14 +29,14 @@ pub(crate) struct Directory {
 /// The one stretch of the per-frame table that reaches into a part of the address space.
 #[derive(Debug)]
 pub(in crate::frames) struct PartTable {
-    /// The address of frame 0's entry, if the stretch reached down to it; null if the part has
+    /// The address of frame 0's entry, if the stretch reached down to frame 0; null if the part has
     /// several stretches, or none.
     entries: *const FrameInfo,
-    /// The number of frame 0's entry, if the stretch reached down to it. Wraps.
+    /// The number of frame 0's entry, if the stretch reached down to frame 0. Wraps.
     first_entry: u64,
 }
 
-// SAFETY: it represents `&'static FrameInfo`s, which are `Send` and `Sync`.
+// SAFETY: a table represents `&'static FrameInfo`s, and references to `FrameInfo` are `Send` and `Sync`.
 unsafe impl Send for PartTable {}
 // SAFETY: as above.
 unsafe impl Sync for PartTable {}
@@ -67,7 +67,7 @@ pub(in crate::frames) fn parts(end: u64) -> (usize, u32) {
     (end.div_ceil(1 << shift) as usize, shift)
 }
 
-/// Returns the number of the region with which a search in the part numbered `part` begins.
+/// Returns the number of the first region for a search in the part numbered `part`.
 pub(in crate::frames) fn first_region(regions: &[&'static Region], part: usize, shift: u32) -> u16 {
     let start = (part as u64) << shift;
     regions.partition_point(|region| region.span.end <= start) as u16
@@ -85,7 +85,7 @@ impl Directory {
         Directory { regions, parts, stretches, tables, numbered_as_frames, shift }
     }
 
-    /// Returns a frame's entry in the per-frame table, if it has one.
+    /// Returns a frame's entry in the per-frame table, if any.
     pub(in crate::frames) fn find_info(&self, frame: u64) -> Option<&'static FrameInfo> {
         stretch_of(self.stretches, frame)?.entry(frame)
     }
@@ -158,7 +158,7 @@ impl Directory {
     pub(crate) fn region_of(&self, frame: u64) -> Option<&'static Region> {
         let part = (frame >> self.shift) as usize;
         let first = usize::from(*self.parts.get(part)?);
-        // The next part's first region may begin in this one.
+        // The next part's first region may begin in this part.
         let end = self.parts.get(part + 1).map_or(self.regions.len(), |&next| usize::from(next) + 1);
         let here = self.regions.get(first..end.min(self.regions.len()))?;
         let region = here.get(here.partition_point(|region| region.span.end <= frame))?;

@@ -4,7 +4,7 @@ use topomem_percpu::sync::atomic::AtomicU32;
 
 use crate::frames::region::Span;
 
-/// Eight bytes that belong to the frame's owner; the allocator never accesses them.
+/// Eight bytes of the frame's owner; the allocator never accesses the bytes.
 ///
 /// # Examples
 ///
@@ -18,7 +18,7 @@ use crate::frames::region::Span;
 /// ```
 #[derive(Debug)]
 pub struct FrameInfo {
-    /// The number of mappings that share the frame, or another count of the owner.
+    /// The number of mappings of the frame, or another count of the owner.
     pub references: AtomicU32,
     /// A lock word, or the number of the next frame in a list of the owner.
     pub aux: AtomicU32,
@@ -33,15 +33,15 @@ impl FrameInfo {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<FrameInfo>() == 8);
 
-/// Gaps of up to this many frames without memory are given entries, so that parts of the address
+/// Gaps of up to 512 frames without memory are given entries, so that parts of the address
 /// space mostly have one stretch: at most 4 KiB of the table for each hole.
 pub(in crate::frames) const BRIDGED: u64 = 512;
 
-/// If memory ends at this frame or below, 8 TiB, an entry has its frame's number: then neither
+/// If memory ends at this frame or below, 8 TiB, an entry has the frame's number: then neither
 /// needs a search. Larger numbers need more bits than a link in the table has.
 pub(in crate::frames) const NUMBERED_AS_FRAMES: u64 = 1 << 31;
 
-/// A stretch of the per-frame table: the entries of consecutive frames. They are numbered.
+/// A stretch of the per-frame table: the entries of consecutive frames. The entries are numbered.
 #[derive(Debug)]
 pub(in crate::frames) struct Stretch {
     pub(in crate::frames) span: Span,
@@ -65,7 +65,7 @@ pub(super) fn stretch_of(stretches: &'static [Stretch], frame: u64) -> Option<&'
     (frame < stretch.span.end).then_some(stretch)
 }
 
-/// Returns true if each entry has its frame's number.
+/// Returns true if each entry has the number of the frame.
 pub(super) fn numbered_as_frames(stretches: &[Stretch]) -> bool {
     stretches.iter().all(|stretch| stretch.first_entry == stretch.span.start)
 }

@@ -116,8 +116,8 @@ impl fmt::Display for AllocError {
 impl fmt::Display for InvalidRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            InvalidRequest::NoNode => f.write_str("the policy names no node of this machine"),
-            InvalidRequest::UnknownNode(node) => write!(f, "this machine has no {node}"),
+            InvalidRequest::NoNode => f.write_str("the policy names no node of this state"),
+            InvalidRequest::UnknownNode(node) => write!(f, "this state has no {node}"),
             InvalidRequest::Count(count) => write!(f, "a run of {count} frames is not between 1 and 2^18"),
             InvalidRequest::Alignment(align) => write!(f, "no run can be aligned to {align} frames"),
         }

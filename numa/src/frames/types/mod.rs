@@ -2,14 +2,18 @@
 
 mod config;
 mod error;
+mod frame_number;
 mod policy;
 mod request;
+mod stats;
 mod zone;
 
 pub use config::{DoubleFrees, FramesConfig, PerFrameTable, ZeroedFrames, Zeroing, ZoneWatermarks};
 pub use error::{AllocError, FreeError, InitError, InvalidRequest, Obstacle, OnlineError};
 pub use policy::{NodeSet, Policy};
 pub use request::FrameRequest;
+pub use stats::{MagazineStats, NodeStats, Totals, ZeroedStats, ZoneStats};
 pub use zone::{Pressure, Watermarks, Zone, ZoneLimits};
 
+pub(super) use frame_number::{frame, number};
 pub(super) use request::Caller;

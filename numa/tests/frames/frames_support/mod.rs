@@ -5,7 +5,7 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-use topomem_numa::frames::{Frames, FramesConfig, Ground};
+use topomem_numa::frames::{BootMemory, Frames, FramesConfig};
 use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
 use topomem_percpu::{CpuPin, PhysAddr, PhysFrame, Platform};
 
@@ -115,22 +115,22 @@ impl Machine {
         let end = self.ranges.iter().map(|range| range.1).max().unwrap();
         // Bookkeeping lies behind all memory, so that the tests know exactly what is free.
         let host = Host::with(end + 4 * MIB + end / 256);
-        let mut ground = Placed { machine: &mut self, next: end };
-        build(host, &mut ground, config)
+        let mut boot_memory = Placed { machine: &mut self, next: end };
+        build(host, &mut boot_memory, config)
     }
 }
 
-/// An allocator over `ground`, which lives for ever.
-pub fn build<G: Ground<Error: std::fmt::Debug>>(
+/// An allocator over `boot_memory`, which lives for ever.
+pub fn build<G: BootMemory<Error: std::fmt::Debug>>(
     host: Host,
-    ground: &mut G,
+    boot_memory: &mut G,
     config: &FramesConfig,
 ) -> &'static Frames<Host> {
     let kept = NonNull::from(Box::leak(Box::new(Frames::new(host))));
     KEPT.lock().unwrap().push(Kept(kept));
     // SAFETY: the box lives until `end`, whose caller promises that no reference is used after.
     let frames: &'static _ = unsafe { kept.as_ref() };
-    frames.init(ground, config).unwrap();
+    frames.init(boot_memory, config).unwrap();
     frames
 }
 
@@ -154,7 +154,7 @@ struct Placed<'m> {
 }
 
 // SAFETY: ranges lie in the arena, which is the allocator's alone; places lie behind them.
-unsafe impl Ground for Placed<'_> {
+unsafe impl BootMemory for Placed<'_> {
     type Error = std::fmt::Error;
 
     fn node_count(&self) -> usize {
@@ -182,7 +182,7 @@ unsafe impl Ground for Placed<'_> {
         self.machine.weights.get(node.index()).copied().flatten()
     }
 
-    fn pieces(&self) -> impl Iterator<Item = Piece> {
+    fn free_ranges(&self) -> impl Iterator<Item = Piece> {
         let mut pieces = Vec::new();
         for &(start, end, node) in &self.machine.ranges {
             let mut at = start;
@@ -201,7 +201,7 @@ unsafe impl Ground for Placed<'_> {
         })
     }
 
-    fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, std::fmt::Error> {
+    fn alloc(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, std::fmt::Error> {
         let start = self.next.next_multiple_of(align.max(4096));
         self.next = start + bytes;
         Ok(PhysAddr::new(start))

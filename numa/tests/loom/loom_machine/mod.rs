@@ -5,7 +5,7 @@
 use std::alloc::Layout;
 use std::ptr::NonNull;
 
-use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, Ground, Retired};
+use topomem_numa::frames::{BootMemory, FrameRequest, Frames, FramesConfig, Retired};
 use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
 use topomem_percpu::{CpuPin, Order, PhysAddr, PhysFrame, Platform};
 
@@ -42,7 +42,7 @@ struct Tiny {
 pub const START: u64 = 16 << 20;
 
 // SAFETY: places are disjoint parts of the arena.
-unsafe impl Ground for Tiny {
+unsafe impl BootMemory for Tiny {
     type Error = std::fmt::Error;
 
     fn node_count(&self) -> usize {
@@ -61,7 +61,7 @@ unsafe impl Ground for Tiny {
         None
     }
 
-    fn pieces(&self) -> impl Iterator<Item = Piece> {
+    fn free_ranges(&self) -> impl Iterator<Item = Piece> {
         (0..self.nodes).map(|node| {
             let bytes = self.blocks << 21;
             let range = MemoryRange::from_length(START + node as u64 * bytes, bytes).unwrap();
@@ -69,7 +69,7 @@ unsafe impl Ground for Tiny {
         })
     }
 
-    fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, std::fmt::Error> {
+    fn alloc(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, std::fmt::Error> {
         let start = self.next.next_multiple_of(align.max(4096));
         self.next = start + bytes;
         assert!(self.next <= ARENA as u64);

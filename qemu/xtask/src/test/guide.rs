@@ -192,6 +192,64 @@ fn the_page_of_commands_names_every_deliberate_break() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+/// The folder of the frame allocator, and the page with the table of the folder's rooms.
+const FRAMES: &str = "numa/src/frames";
+const FRAMES_PAGE: &str = "docs/src/tiers/frames.md";
+
+/// Greatest number of files in a room.
+const LARGEST_ROOM: usize = 14;
+
+/// Returns the rooms in the order of the page's table.
+fn rooms() -> Vec<String> {
+    let page = fs::read_to_string(workspace::root().join(FRAMES_PAGE)).unwrap();
+    let rows = page.lines().skip_while(|line| *line != "| room | contents |").skip(2);
+    let cells = rows.take_while(|line| line.starts_with('|')).filter_map(|line| line.split('|').nth(1));
+    let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    names.map(str::to_owned).collect()
+}
+
+/// Returns the rooms that a source file names, without comments.
+fn rooms_named(source: &str) -> BTreeSet<&str> {
+    let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let named = code.flat_map(|line| line.split("crate::frames::").skip(1));
+    named
+        .map(|rest| rest.split(|c: char| c != '_' && !c.is_alphanumeric()).next().unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn each_room_of_the_frame_allocator_uses_only_rooms_above_it() {
+    let rooms = rooms();
+    let folder = workspace::root().join(FRAMES);
+    let mut found: Vec<String> = fs::read_dir(&folder)
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    found.sort_unstable();
+    let mut named = rooms.clone();
+    named.sort_unstable();
+    assert_eq!(named, found, "the table of {FRAMES_PAGE} has all rooms");
+    let mut faults = Vec::new();
+    for (number, room) in rooms.iter().enumerate() {
+        let files: Vec<PathBuf> =
+            fs::read_dir(folder.join(room)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() <= LARGEST_ROOM, "{room} has {} files", files.len());
+        for file in files {
+            let source = fs::read_to_string(&file).unwrap();
+            let below: Vec<&str> = rooms_named(&source)
+                .into_iter()
+                .filter(|name| rooms[number + 1..].iter().any(|room| room == name))
+                .collect();
+            if !below.is_empty() {
+                faults.push(format!("{} uses {below:?}", file.display()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
 /// Returns the bounds in one of the benches' files of limits, each with its case.
 fn bounds(file: &str) -> Vec<(String, f64)> {
     let text = fs::read_to_string(workspace::root().join("benches").join(file)).unwrap();

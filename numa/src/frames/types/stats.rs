@@ -2,8 +2,7 @@
 
 use topomem_percpu::Order;
 
-use crate::frames::node::zeroed_pool::ZeroedStats;
-use crate::frames::types::{Pressure, Zone};
+use super::zone::{Pressure, Zone};
 
 /// One CPU's magazine, counted by its owner alone: reading the counters costs the owner nothing.
 ///
@@ -130,4 +129,18 @@ pub struct Totals {
     pub retired: u64,
     /// Inside regions but not managed: reserved, or holes.
     pub reserved: u64,
+}
+
+/// A node's pool of frames known to be zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ZeroedStats {
+    /// Frames in it now.
+    pub frames: u64,
+    /// Requests for a zeroed frame served by the pool.
+    pub hits: u64,
+    /// Requests for a zeroed frame that found the pool empty, and had to wait for the zeroing.
+    pub misses: u64,
+    /// Frames freed while they were in the pool, and detected later than by the free itself. Each
+    /// was handed out once.
+    pub doubles: u64,
 }

@@ -1,4 +1,4 @@
-//! The memory of the machine, before there is a frame allocator.
+//! The memory of the machine at boot, before the frame allocator is built.
 
 use topomem_percpu::{CpuId, NodeId, PhysAddr};
 
@@ -10,18 +10,18 @@ use crate::{BootAllocError, BootAllocator, MemoryRange, Piece};
 ///
 /// # Safety
 ///
-/// - [`Ground::pieces`] returns RAM reachable through the platform's direct map, without other users but for those of
-///   [`Ground::allocated`].
-/// - [`Ground::place`] returns memory with the same properties, and from then on `pieces` leaves it
-///   out. It is not of [`Ground::allocated`].
-pub unsafe trait Ground {
-    /// The error of [`Ground::place`].
+/// - [`BootMemory::free_ranges`] returns RAM reachable through the platform's direct map, without users except
+///   the users of [`BootMemory::allocated`].
+/// - [`BootMemory::alloc`] returns memory with the same properties, and from then on `free_ranges` leaves
+///   the memory out. The memory is not of [`BootMemory::allocated`].
+pub unsafe trait BootMemory {
+    /// The error of [`BootMemory::alloc`].
     type Error;
 
     /// Returns the number of nodes, numbered from 0.
     fn node_count(&self) -> usize;
 
-    /// Returns every node, by distance from `node`: itself first. Nodes left out are searched last.
+    /// Returns every node, by distance from `node`: `node` first. Nodes left out are searched last.
     fn nearest(&self, node: NodeId) -> impl Iterator<Item = NodeId>;
 
     /// Returns every CPU that may come online, with its node.
@@ -31,11 +31,11 @@ pub unsafe trait Ground {
     fn weight(&self, node: NodeId) -> Option<u32>;
 
     /// Returns the memory free now: sorted by address, disjoint, on frame boundaries.
-    fn pieces(&self) -> impl Iterator<Item = Piece>;
+    fn free_ranges(&self) -> impl Iterator<Item = Piece>;
 
-    /// Returns the memory among the pieces that has users already, by address, on frame boundaries. Each frame of it is
-    /// taken over as allocated by itself: [`Frames::free`](crate::frames::Frames::free) with
-    /// [`Order::FRAME`](topomem_percpu::Order::FRAME) frees it. None unless a ground says otherwise.
+    /// Returns the memory among the free ranges with users already, by address, on frame boundaries. Each frame of the
+    /// memory is taken over as allocated alone: [`Frames::free`](crate::frames::Frames::free) with
+    /// [`Order::FRAME`](topomem_percpu::Order::FRAME) frees the frame. None by default.
     fn allocated(&self) -> impl Iterator<Item = MemoryRange> {
         core::iter::empty()
     }
@@ -45,10 +45,10 @@ pub unsafe trait Ground {
     /// # Errors
     ///
     /// Returns an error if there is no such memory.
-    fn place(&mut self, bytes: u64, align: u64, node: NodeId) -> Result<PhysAddr, Self::Error>;
+    fn alloc(&mut self, bytes: u64, align: u64, node: NodeId) -> Result<PhysAddr, Self::Error>;
 
-    /// Returns how many bytes [`Ground::place`] takes at a time: small parts of a node's bookkeeping share so many. A
-    /// power of two; 1 unless a ground says otherwise.
+    /// Returns how many bytes [`BootMemory::alloc`] takes at a time: small parts of a node's bookkeeping share the
+    /// bytes. A power of two; 1 by default.
     fn unit(&self) -> u64 {
         1
     }
@@ -56,7 +56,7 @@ pub unsafe trait Ground {
 
 // SAFETY: the boot allocator has exclusive access to its map while it lives, and reserves allocated
 // memory in the map; its builder promises that the map's RAM is real and mapped.
-unsafe impl Ground for BootAllocator<'_> {
+unsafe impl BootMemory for BootAllocator<'_> {
     type Error = BootAllocError;
 
     fn node_count(&self) -> usize {
@@ -77,7 +77,7 @@ unsafe impl Ground for BootAllocator<'_> {
         topology.nodes().filter_map(|from| topology.bandwidth(from, node)).map(|bandwidth| bandwidth.0).max()
     }
 
-    fn pieces(&self) -> impl Iterator<Item = Piece> {
+    fn free_ranges(&self) -> impl Iterator<Item = Piece> {
         self.memory()
     }
 
@@ -85,8 +85,9 @@ unsafe impl Ground for BootAllocator<'_> {
         self.early_frames()
     }
 
-    fn place(&mut self, bytes: u64, align: u64, node: NodeId) -> Result<PhysAddr, BootAllocError> {
-        self.alloc(bytes, align, node)
+    fn alloc(&mut self, bytes: u64, align: u64, node: NodeId) -> Result<PhysAddr, BootAllocError> {
+        // The allocator's own method, which takes precedence.
+        BootAllocator::alloc(self, bytes, align, node)
     }
 
     /// The boot allocator hands out whole frames.

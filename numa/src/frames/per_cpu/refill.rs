@@ -1,0 +1,161 @@
+//! Refills of the CPU's magazine from its own block.
+
+use topomem_percpu::{CpuPin, Order, Platform};
+
+use crate::frames::Frames;
+use crate::frames::magazine::Checked;
+use crate::frames::magazine::entry::Entry;
+use crate::frames::magazine::guard::MagazineGuard;
+use crate::frames::magazine::held_words::is_of_words;
+use crate::frames::node::Node;
+use crate::frames::region::transit::Transit;
+use crate::frames::region::word::Word;
+use crate::frames::region::{BlockIndex, Region};
+use crate::frames::state::AllocatorState;
+use crate::frames::types::{FrameRequest, Zone, number};
+
+impl<P: Platform> Frames<P> {
+    /// Takes a run below order 9 from the CPU's magazine, refilling the magazine if it is empty.
+    pub(in crate::frames) fn alloc_from_magazine(
+        &self,
+        state: &AllocatorState,
+        pin: &CpuPin,
+        request: &FrameRequest,
+    ) -> Option<u64> {
+        let order = request.order;
+        if !request.plain || order >= Order::HUGE {
+            return None;
+        }
+        if is_of_words(order) && state.checked == Checked::EveryUse {
+            return None;
+        }
+        let magazine = self.magazines.get(pin.cpu())?;
+        let Some(guard) = magazine.enter() else {
+            magazine.count_nested();
+            return None;
+        };
+        if guard.wants_attention() {
+            self.flush_all(state, &guard);
+        }
+        let taken = match order {
+            Order::FRAME => guard.take_any().map(number),
+            _ if is_of_words(order) => guard.take_words(order).map(|address| address >> 12),
+            _ => guard.take_run(order).map(|address| address >> 12),
+        };
+        if taken.is_some() {
+            return taken;
+        }
+        // While a context waits for memory, magazines keep no free frames.
+        if self.waiters.any() || is_of_words(order) {
+            None
+        } else {
+            self.refill_from_own_block(state, &guard, request)
+        }
+    }
+
+    /// Fills the magazine with a word of the CPU's own block, and takes a run below order 6 from
+    /// it.
+    fn refill_from_own_block(
+        &self,
+        state: &AllocatorState,
+        guard: &MagazineGuard,
+        request: &FrameRequest,
+    ) -> Option<u64> {
+        let order = request.order;
+        guard.count_miss();
+        let node = state.node(guard.node)?;
+        loop {
+            let Some((region, block)) = guard.block().and_then(|first| state.block_at(first)) else {
+                self.change_own_block(state, guard, node, request)?;
+                continue;
+            };
+            let mut refilled = false;
+            if state.may_refill(guard.node, region.zone) {
+                let transit = guard.transit(region);
+                let claimed = self.claim_word(region, block, order);
+                if claimed.is_none() {
+                    transit.cancel();
+                } else if let Some((word, mask)) = claimed
+                    .filter(|&(word, mask)| !self.withhold_retired_word(state, region, block, word, mask))
+                {
+                    let key = region.first_frame(block) / 64 + word as u64;
+                    let word_of_block = Word { key, mask };
+                    let evict = |entry: &Entry| self.flush(state, guard, entry);
+                    guard.hold(word_of_block, region.home_of(block, word), evict);
+                    state.account(guard, region, -i64::from(mask.count_ones()));
+                    guard.refilled(word_of_block);
+                    drop(transit);
+                    let taken = match order {
+                        Order::FRAME => guard.take().map(number),
+                        _ => guard.take_run(order).map(|address| address >> 12),
+                    };
+                    if taken.is_some() {
+                        return taken;
+                    }
+                    // Another CPU has just taken a part of the run.
+                    refilled = true;
+                }
+            }
+            // There is no such run, or its zone is down to the reserve: another block, or another
+            // zone.
+            if !refilled {
+                self.change_own_block(state, guard, node, request)?;
+            }
+        }
+    }
+
+    /// Makes the magazine own another block, with a run of the request's order. Returns `None` if
+    /// there is none. For a single frame the old block is given up first, as it is empty.
+    fn change_own_block(
+        &self,
+        state: &AllocatorState,
+        guard: &MagazineGuard,
+        node: &Node,
+        request: &FrameRequest,
+    ) -> Option<()> {
+        let old = || guard.block().and_then(|first| state.block_at(first));
+        let give_up = |(region, block)| self.disown_block(state, guard, region, block);
+        if request.order == Order::FRAME {
+            old().into_iter().for_each(give_up);
+        }
+        // Until the magazine records the block, a request for a whole block finds it nowhere.
+        let (first, transit) = own_block(state, guard, node, request)?;
+        old().into_iter().for_each(give_up);
+        guard.set_block(Some(first));
+        drop(transit);
+        Some(())
+    }
+
+    #[cfg(not(feature = "fault-injection"))]
+    fn claim_word(&self, region: &Region, block: BlockIndex, order: Order) -> Option<(usize, u64)> {
+        region.claim_word(block, order)
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn claim_word(&self, region: &Region, block: BlockIndex, order: Order) -> Option<(usize, u64)> {
+        if self.faults.duplicates() { region.copy_word(block) } else { region.claim_word(block, order) }
+    }
+}
+
+/// Returns the first frame of a block of the magazine's node for the magazine to own, from the
+/// highest zone with such a block. Also returns the transit of the block until the magazine records
+/// it.
+fn own_block<'e>(
+    state: &AllocatorState,
+    guard: &'e MagazineGuard,
+    node: &Node,
+    request: &FrameRequest,
+) -> Option<(u64, Transit<'e>)> {
+    for zone in Zone::ALL.into_iter().rev() {
+        let node_zone = &node.zones[zone.index()];
+        if !node_zone.cached || !state.may_refill(guard.node, zone) {
+            continue;
+        }
+        for region in node_zone.regions.descending() {
+            if let Some((block, transit)) = region.own_block(request.order, || guard.transit(region)) {
+                return Some((region.first_frame(block), transit));
+            }
+        }
+    }
+    None
+}
