@@ -423,6 +423,29 @@ mod tests {
         assert_eq!(local.page_count(), 2);
     }
 
+    /// Under Miri, which reports a page or a slot that is found before the writes to it are visible.
+    #[test]
+    fn what_another_thread_gives_is_whole() {
+        let far = NEAR_CPUS + 1;
+        let local: &'static CpuLocal<Cell<u32>> = Box::leak(Box::new(CpuLocal::new()));
+        let giver = std::thread::spawn(move || {
+            local.extend(cpu(far), Box::leak(Box::new(CpuPage::new()))).unwrap();
+            for (number, value) in [(far, 7), (1, 8)] {
+                local.install(cpu(number), Box::leak(Box::new(Slot::new(Cell::new(value))))).unwrap();
+            }
+        });
+        for (number, expected) in [(far, 7), (1, 8)] {
+            let found = loop {
+                match local.with(&pin(number), |value| value.get()) {
+                    Ok(value) => break value,
+                    Err(_) => std::thread::yield_now(),
+                }
+            };
+            assert_eq!(found, expected);
+        }
+        giver.join().unwrap();
+    }
+
     #[test]
     fn a_slot_has_one_cpu() {
         static SHARED: Slot<Cell<u32>> = Slot::new(Cell::new(1));

@@ -37,6 +37,39 @@ fn lengths_that_are_no_power_of_two_cost_none() {
     }
 }
 
+/// An object that grows step by step moves to where it can grow on.
+#[test]
+fn an_object_that_grows_moves_into_a_longer_run() {
+    let machine = Machine::new(1, 1, 4 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    // Without a run that was freed, there is no such place.
+    let long = layout(64 * PAGE);
+    let kept = heap.alloc(long).unwrap();
+    free(&heap, kept, long);
+    let held = machine.outstanding();
+    let mut now = layout(MAX_CLASS_SIZE);
+    let mut memory = heap.alloc(now).unwrap();
+    // SAFETY: the heap gave that many bytes.
+    unsafe { memory.write_bytes(0x5a, now.size()) };
+    for pages in [8, 16, 40, 64] {
+        // SAFETY: allocated with this layout, and used by its new place from here on.
+        memory = unsafe { heap.realloc(memory, now, pages * PAGE) }.unwrap();
+        assert_eq!(memory, kept, "of {pages} pages");
+        now = layout(pages * PAGE);
+        // SAFETY: so many bytes are there.
+        let bytes = unsafe { core::slice::from_raw_parts(memory.as_ptr(), MAX_CLASS_SIZE) };
+        assert!(bytes.iter().all(|&byte| byte == 0x5a));
+        let large = heap.large_stats();
+        assert_eq!((large.live, large.bytes, large.cached), (1, (pages * PAGE) as u64, 0));
+        heap.validate().unwrap();
+    }
+    free(&heap, memory, now);
+    heap.drain(&pin());
+    assert!(machine.outstanding() < held);
+    heap.validate().unwrap();
+}
+
 #[test]
 fn alignments_beyond_a_page_are_honoured() {
     let machine = Machine::new(1, 1, 4 * MEGABYTE);

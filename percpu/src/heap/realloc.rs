@@ -76,7 +76,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if new_size != 0 && unsafe { self.resize_in_place(memory, layout, new_layout) } {
             return Ok(memory);
         }
-        let moved = match self.alloc(new_layout) {
+        let roomy = if new_size > layout.size() { self.alloc_with_room(new_layout) } else { None };
+        let moved = match roomy.map_or_else(|| self.alloc(new_layout), Ok) {
             Ok(moved) => moved,
             // SAFETY: the memory is the caller's, and both layouts have the same alignment.
             Err(error) => return unsafe { self.leave(memory, new_layout) }.ok_or(error.into()),

@@ -5,6 +5,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::Heap;
+use super::cache::CpuCache;
 use super::place::Room;
 use super::runs::Run;
 use crate::{CpuPin, PageSource, Platform, RunLength};
@@ -67,6 +68,26 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         debug_assert!(recorded, "the entry is the owner's");
         self.large.resized(from.bytes(), to.bytes());
         true
+    }
+
+    /// Returns memory for an object that grew to `layout`, and moves: the start of the longest cached run of the CPU,
+    /// whose end goes back to the source. So the object can mostly grow on in place. Returns `None` if the object is
+    /// not large, the cache has no longer run, or the source does not shorten runs.
+    pub(super) fn alloc_with_room(&self, layout: Layout) -> Option<NonNull<u8>> {
+        let Room::Pages(length) = Room::of(layout)? else { return None };
+        let pin = self.platform.pin();
+        let pop = |cache: &CpuCache| cache.runs.pop_longer(&self.runs, length, layout.align());
+        let (memory, longer) = self.caches.with(&pin, pop).ok()??;
+        // SAFETY: the run is this context's, of that length, and holds nothing.
+        if unsafe { self.resize_run(memory, longer, length) } {
+            return Some(memory);
+        }
+        if let Some(Run::Large(run)) = self.runs.at(memory.addr().get()) {
+            // SAFETY: as above.
+            let freed = unsafe { self.free_large(&pin, memory, run) };
+            debug_assert_eq!(freed, Ok(()));
+        }
+        None
     }
 
     /// Returns cached runs of the CPU at consecutive `addresses` to the source. Returns false if

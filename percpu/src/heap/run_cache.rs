@@ -171,6 +171,22 @@ impl RunCache {
         Some(run)
     }
 
+    /// Takes the longest run that is longer than `length`, if there is one aligned to `align` bytes. Returns the run
+    /// and its length.
+    ///
+    /// Bound: a look at each length.
+    pub(super) fn pop_longer(
+        &self,
+        record: &Runs,
+        length: RunLength,
+        align: usize,
+    ) -> Option<(NonNull<u8>, RunLength)> {
+        (length.index() + 1..BINS).rev().filter_map(RunLength::new).find_map(|longer| {
+            self.remember(record, self.bins[longer.index()].first.get()?.addr().get());
+            Some((self.pop(longer, align)?, longer))
+        })
+    }
+
     /// Puts the large object at `memory` into the cache. Returns false, with nothing changed, if
     /// the object does not have `length`, or is not of the CPU's node, or if there is no room. Uses
     /// remembered leaves of the record only, and makes no calls: see [`RunCache::prepare_push`].
