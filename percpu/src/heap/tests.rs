@@ -20,7 +20,7 @@ const OBJECT: Layout = match Layout::from_size_align(64, 8) {
 };
 
 /// More than a magazine holds.
-const OBJECTS: usize = if cfg!(miri) { 40 } else { 100 };
+const OBJECTS: usize = if cfg!(miri) { 40 } else { 300 };
 
 fn class() -> SizeClass {
     SizeClass::of(OBJECT).unwrap()
@@ -54,6 +54,40 @@ fn a_held_lock_stops_nobody() {
     }
     drop(heap);
     assert_eq!(machine.outstanding(), 0);
+}
+
+/// Under Miri, which reports an object whose link is followed before the write of the link is visible.
+#[test]
+fn an_object_that_another_thread_freed_without_the_lock_is_whole() {
+    let machine = Machine::new(1, 2, 1 << 20);
+    let heap = Heap::new(&machine, &machine);
+    let [first, second] = [(); 2].map(|()| heap.alloc(OBJECT).unwrap());
+    let address = second.addr();
+    let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
+    let held = shelf.lock(&&machine, &pin(), Patience::None).unwrap();
+    // The slab is in the inbox from here on, and the second object only joins the first.
+    free(&heap, first);
+    // Relaxed: it tells that the free is done, and orders nothing.
+    let is_freed = std::sync::atomic::AtomicBool::new(false);
+    let second = std::sync::atomic::AtomicPtr::new(second.as_ptr());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            common::become_cpu(1);
+            free(&heap, NonNull::new(second.load(std::sync::atomic::Ordering::Relaxed)).unwrap());
+            is_freed.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !is_freed.load(std::sync::atomic::Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        let taken = [(); 2].map(|()| heap.alloc(OBJECT).unwrap());
+        assert!(cfg!(miri) || taken[0].addr() == address);
+        assert!(taken.iter().all(|object| [first.addr(), address].contains(&object.addr())));
+        taken.into_iter().for_each(|object| free(&heap, object));
+    });
+    drop(held);
+    heap.validate().unwrap();
+    all_drained(&heap);
+    assert_eq!(totals(&heap), (0, 0, 0, 0));
 }
 
 #[test]
