@@ -95,6 +95,63 @@ fn free_beside_a_held_lock() {
     assert_eq!(totals(&heap), (0, 0, 0, 0));
 }
 
+/// Under Miri, which reports a node's heap or a table of the record that is found before the writes to it are visible.
+#[test]
+fn what_another_thread_made_is_found_whole() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let machine = Machine::new(1, 2, 1 << 20);
+    let heap = Heap::new(&machine, &machine);
+    // Relaxed: it tells an address, and orders nothing.
+    let address = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            common::become_cpu(1);
+            let node = loop {
+                match heap.existing(NodeId::ZERO) {
+                    Some(node) => break node,
+                    None => std::thread::yield_now(),
+                }
+            };
+            assert_eq!((node.node, node.class(class()).depot.magazines()), (NodeId::ZERO, 0));
+            while heap.runs.at(address.load(Ordering::Relaxed)).is_none() {
+                std::thread::yield_now();
+            }
+        });
+        let large = Layout::from_size_align(20_000, 8).unwrap();
+        free(&heap, heap.alloc(OBJECT).unwrap());
+        // Stays: the other thread waits for its entry.
+        address.store(heap.alloc(large).unwrap().addr().get(), Ordering::Relaxed);
+    });
+}
+
+/// Under Miri, as above. Two threads make the same node's heap, and one of them uses that of the other.
+#[test]
+fn of_two_heaps_of_a_node_both_threads_use_one() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static INSIDE: AtomicUsize = AtomicUsize::new(0);
+    // Both get the pages of a heap before one of them is the node's.
+    let machine = Machine::new(1, 2, 1 << 20).hooked(|| {
+        if INSIDE.fetch_add(1, Ordering::Relaxed) < 2 {
+            while INSIDE.load(Ordering::Relaxed) < 2 {
+                std::thread::yield_now();
+            }
+        }
+    });
+    let heap = Heap::new(&machine, &machine);
+    let pair = || free(&heap, heap.alloc(OBJECT).unwrap());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            common::become_cpu(1);
+            pair();
+        });
+        pair();
+    });
+    all_drained(&heap);
+    assert_eq!(totals(&heap), (0, 0, 0, 0));
+    drop(heap);
+    assert_eq!(machine.outstanding(), 0);
+}
+
 #[test]
 fn uses_that_do_not_get_the_lock_share_slabs() {
     let machine = Machine::new(1, 1, 1 << 20);
