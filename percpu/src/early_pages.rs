@@ -6,7 +6,7 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{CpuId, CpuPin, InvalidFree, NodeId, NotInPlace, Order, OutOfMemory, PageSource, RunLength};
+use crate::{CpuPin, NodeId, NotInPlace, Order, OutOfMemory, PageSource, RunLength, forward_page_source};
 
 const PAGE: usize = 4096;
 /// Pages in a word.
@@ -247,70 +247,9 @@ unsafe impl<const PAGES: usize, S: PageSource> PageSource for EarlyPages<PAGES, 
         unsafe { self.source.shrink_run(pin, run, from, to) }
     }
 
-    fn wants_range(&self, pages: u64) -> bool {
-        self.source.wants_range(pages)
-    }
-
-    fn allocate_range(
-        &self,
-        pin: &CpuPin,
-        node: NodeId,
-        pages: u64,
-        align: Order,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
-        self.source.allocate_range(pin, node, pages, align)
-    }
-
-    fn allocate_range_zeroed(
-        &self,
-        pin: &CpuPin,
-        node: NodeId,
-        pages: u64,
-        align: Order,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
-        self.source.allocate_range_zeroed(pin, node, pages, align)
-    }
-
-    fn range_at(&self, pin: &CpuPin, memory: NonNull<u8>) -> Option<u64> {
-        self.source.range_at(pin, memory)
-    }
-
-    unsafe fn free_range(&self, pin: &CpuPin, range: NonNull<u8>) -> Result<(), NotInPlace> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.source.free_range(pin, range) }
-    }
-
-    unsafe fn resize_range(
-        &self,
-        pin: &CpuPin,
-        range: NonNull<u8>,
-        pages: u64,
-    ) -> Result<NonNull<u8>, NotInPlace> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.source.resize_range(pin, range, pages) }
-    }
-
-    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
-        self.source.node_of_cpu(cpu)
-    }
-
-    fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
-        self.source.node_with_memory(node)
-    }
-
-    fn refused(&self, invalid: InvalidFree) {
-        self.source.refused(invalid);
-    }
-
-    #[cfg(feature = "hardening")]
-    fn reported(&self, report: &crate::Report) {
-        self.source.reported(report);
-    }
-
-    #[cfg(feature = "leak-tracking")]
-    fn caller(&self) -> Option<crate::Caller> {
-        self.source.caller()
-    }
+    forward_page_source!(|this| &this.source;
+        wants_range, allocate_range, allocate_range_zeroed, range_at, free_range, resize_range, node_of_cpu,
+        node_with_memory, reports);
 }
 
 #[cfg(all(test, not(loom)))]

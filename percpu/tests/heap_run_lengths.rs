@@ -10,9 +10,7 @@ use std::sync::atomic::Ordering;
 
 use common::counting::{Counting, MARK, MEGABYTE, PAGE, free, layout};
 use common::{Machine, TestHeap, all_drained, all_online, become_cpu, pin};
-use topomem_percpu::{
-    CpuId, CpuPin, Heap, LargeStats, MAX_CLASS_SIZE, NodeId, Order, OutOfMemory, PageSource, RunLength,
-};
+use topomem_percpu::{Heap, LargeStats, MAX_CLASS_SIZE, NodeId, PageSource, RunLength, forward_page_source};
 
 #[test]
 #[cfg_attr(miri, ignore = "writes megabytes; the other tests run the same unsafe code")]
@@ -241,18 +239,7 @@ struct Orders(Machine);
 
 // SAFETY: the machine's own promises; all else is the trait's own.
 unsafe impl PageSource for Orders {
-    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        self.0.allocate(pin, node, order)
-    }
-
-    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.free(pin, run, order) };
-    }
-
-    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
-        self.0.node_of_cpu(cpu)
-    }
+    forward_page_source!(|this| &this.0; allocate, free, node_of_cpu);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 use topomem_numa::frames::FrameRequest;
 use topomem_percpu::{
     CpuId, CpuPin, Heap, InvalidFree, NodeId, NotInPlace, Order, OutOfMemory, PageSource, RunLength,
+    forward_page_source,
 };
 use topomem_shootdown::VirtAddr;
 
@@ -77,11 +78,6 @@ unsafe impl<P: Machine> PageSource for ServicePages<P> {
         Ok(self.service.platform().phys_to_virt(frame.start_address()))
     }
 
-    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
-        // SAFETY: it came from these frames; the caller's promise.
-        unsafe { PageSource::free(self.service.frames(), pin, run, order) };
-    }
-
     fn allocate_run(
         &self,
         pin: &CpuPin,
@@ -102,33 +98,6 @@ unsafe impl<P: Machine> PageSource for ServicePages<P> {
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let order = length.order().unwrap_or(Order::FRAME);
         self.run(pin, self.service.frames().heap_request(pin, node, order).zeroed(), length, align)
-    }
-
-    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        // SAFETY: as in `free`.
-        unsafe { PageSource::free_run(self.service.frames(), pin, run, length) };
-    }
-
-    unsafe fn extend_run(
-        &self,
-        pin: &CpuPin,
-        run: NonNull<u8>,
-        from: RunLength,
-        to: RunLength,
-    ) -> Result<(), NotInPlace> {
-        // SAFETY: as in `free`.
-        unsafe { PageSource::extend_run(self.service.frames(), pin, run, from, to) }
-    }
-
-    unsafe fn shrink_run(
-        &self,
-        pin: &CpuPin,
-        run: NonNull<u8>,
-        from: RunLength,
-        to: RunLength,
-    ) -> Result<(), NotInPlace> {
-        // SAFETY: as in `free`.
-        unsafe { PageSource::shrink_run(self.service.frames(), pin, run, from, to) }
     }
 
     fn wants_range(&self, pages: u64) -> bool {
@@ -181,10 +150,6 @@ unsafe impl<P: Machine> PageSource for ServicePages<P> {
         self.service.node_of_cpu(cpu)
     }
 
-    fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
-        self.service.frames().node_with_memory(node)
-    }
-
     fn refused(&self, invalid: InvalidFree) {
         self.service.platform().on_heap_misuse(invalid);
     }
@@ -198,6 +163,9 @@ unsafe impl<P: Machine> PageSource for ServicePages<P> {
     fn caller(&self) -> Option<topomem_percpu::Caller> {
         self.service.platform().heap_caller()
     }
+
+    // Each run came from these frames.
+    forward_page_source!(|this| this.service.frames(); free, free_run, extend_run, shrink_run, node_with_memory);
 }
 
 impl<P: Machine> fmt::Debug for ServicePages<P> {

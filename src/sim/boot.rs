@@ -20,6 +20,7 @@ pub type SimService = MemoryService<&'static Sim>;
 
 /// Why the service did not come up.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum SimBootError {
     /// The machine has too many separate ranges.
     Map(MapFull),
@@ -48,7 +49,18 @@ impl fmt::Display for SimBootError {
     }
 }
 
-impl std::error::Error for SimBootError {}
+impl std::error::Error for SimBootError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(match self {
+            SimBootError::Map(error) => error,
+            SimBootError::Window(error) => error,
+            SimBootError::Frames(error) => error,
+            SimBootError::Step(error) => error,
+            SimBootError::Cpu(_, error) => error,
+            SimBootError::Host(error) => error,
+        })
+    }
+}
 
 impl Sim {
     /// Where the booted service's kernel space may map: 512 GiB of the upper half.

@@ -4,7 +4,8 @@
 use std::error::Error;
 use std::iter::successors;
 
-use topomem::numa::BootAllocError;
+use topomem::numa::tables::{Table, TableError};
+use topomem::numa::{BootAllocError, Diagnostic, MapFull, MemoryRange};
 use topomem::{AllocError, BootError, InitError, MapError, OnlineError, RangeError, frames};
 
 /// Returns the number of errors behind `error`.
@@ -26,4 +27,14 @@ fn chains_reach_the_first_cause() {
     assert_eq!(depth(&BootError::Frames(InitError::Metadata(BootAllocError::Empty))), 2);
     let online = OnlineError::Frames(frames::OnlineError::NotReady);
     assert_eq!(depth(&BootError::<BootAllocError>::Cpu(online)), 2);
+}
+
+#[test]
+fn errors_of_boot_memory_and_of_tables_give_their_source() {
+    let range = MemoryRange::new(topomem::PhysAddr::new(0), topomem::PhysAddr::new(4096)).unwrap();
+    let full = MapFull::Usable { range, capacity: 1 };
+    assert_eq!(depth(&BootError::Frames(InitError::Metadata(BootAllocError::MapFull(full)))), 3);
+    let error = TableError::Truncated { table: Table::Madt, found: 3, needed: 44 };
+    assert_eq!(depth(&Diagnostic::Table(error)), 1);
+    assert_eq!(depth(&Diagnostic::TooManyCpus(topomem::ApicId(1))), 0);
 }

@@ -18,6 +18,7 @@ const DMA32_END: PhysAddr = PhysAddr::new(4 << 30);
 
 /// An error of the boot allocator. The map is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BootAllocError {
     /// `align` is not a power of two.
     Alignment {
@@ -52,7 +53,14 @@ impl fmt::Display for BootAllocError {
     }
 }
 
-impl core::error::Error for BootAllocError {}
+impl core::error::Error for BootAllocError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            BootAllocError::MapFull(full) => Some(full),
+            _ => None,
+        }
+    }
+}
 
 /// Hands out whole frames of the map, on the wanted node or the nearest that has room, and notes them in the
 /// map as the region "boot allocations". [`BootAllocator::early_frame`] hands out frames that the frame allocator takes

@@ -32,6 +32,7 @@ pub struct ReservedRegion {
 
 /// There is no room for one more range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MapFull {
     /// No room for this usable range; the map has at most `capacity` disjoint ones.
     Usable {

@@ -18,6 +18,7 @@ use crate::{ApicId, MemoryRange};
 /// assert!(!errors.is_empty());
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Diagnostic {
     /// A malformed table or structure: the unreadable part is ignored.
     Table(TableError),
@@ -229,4 +230,11 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-impl core::error::Error for Diagnostic {}
+impl core::error::Error for Diagnostic {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Diagnostic::Table(error) => Some(error),
+            _ => None,
+        }
+    }
+}

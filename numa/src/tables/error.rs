@@ -59,6 +59,7 @@ impl fmt::Display for Table {
 
 /// A table, or a structure in it, is malformed. Offsets count bytes from the table's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TableError {
     /// The table has fewer bytes than its fixed part.
     Truncated {

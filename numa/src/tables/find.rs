@@ -20,6 +20,7 @@ const MAX_PHYSICAL: u64 = 1 << 52;
 
 /// An error of the search for the tables.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum FindTablesError {
     /// The RSDP is malformed.
     Rsdp(AcpiError),

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use topomem_percpu::{
-    CpuId, CpuPin, Heap, LargeStats, NodeId, NotInPlace, Order, OutOfMemory, PageSource, RunLength,
+    CpuPin, Heap, LargeStats, NodeId, Order, OutOfMemory, PageSource, RunLength, forward_page_source,
 };
 
 use super::Machine;
@@ -42,6 +42,12 @@ impl Counting {
         self.calls.swap(0, Ordering::SeqCst)
     }
 
+    /// Returns the machine, and counts a call of it.
+    fn counted(&self) -> &Machine {
+        self.called();
+        &self.machine
+    }
+
     pub fn called(&self) {
         self.calls.fetch_add(1, Ordering::SeqCst);
     }
@@ -49,28 +55,6 @@ impl Counting {
 
 // SAFETY: the machine's own promises.
 unsafe impl PageSource for Counting {
-    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        self.called();
-        self.machine.allocate(pin, node, order)
-    }
-
-    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
-        self.called();
-        // SAFETY: the caller's promise.
-        unsafe { self.machine.free(pin, run, order) };
-    }
-
-    fn allocate_run(
-        &self,
-        pin: &CpuPin,
-        node: NodeId,
-        length: RunLength,
-        align: Order,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
-        self.called();
-        self.machine.allocate_run(pin, node, length, align)
-    }
-
     /// With a mark, that tells if the heap writes to a run that is zeroed already.
     fn allocate_run_zeroed(
         &self,
@@ -88,43 +72,8 @@ unsafe impl PageSource for Counting {
         Ok(run)
     }
 
-    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        self.called();
-        // SAFETY: the caller's promise.
-        unsafe { self.machine.free_run(pin, run, length) };
-    }
-
-    unsafe fn extend_run(
-        &self,
-        pin: &CpuPin,
-        run: NonNull<u8>,
-        from: RunLength,
-        to: RunLength,
-    ) -> Result<(), NotInPlace> {
-        self.called();
-        // SAFETY: the caller's promise.
-        unsafe { self.machine.extend_run(pin, run, from, to) }
-    }
-
-    unsafe fn shrink_run(
-        &self,
-        pin: &CpuPin,
-        run: NonNull<u8>,
-        from: RunLength,
-        to: RunLength,
-    ) -> Result<(), NotInPlace> {
-        self.called();
-        // SAFETY: the caller's promise.
-        unsafe { self.machine.shrink_run(pin, run, from, to) }
-    }
-
-    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
-        self.machine.node_of_cpu(cpu)
-    }
-
-    fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
-        self.machine.node_with_memory(node)
-    }
+    forward_page_source!(|this| this.counted(); allocate, free, allocate_run, free_run, extend_run, shrink_run);
+    forward_page_source!(|this| &this.machine; node_of_cpu, node_with_memory);
 }
 
 pub fn cached(runs: u64, pages: u64) -> LargeStats {

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use topomem_percpu::{CpuId, CpuPin, Hardening, Heap, NodeId, Order, OutOfMemory, PageSource, Report};
+use topomem_percpu::{CpuPin, Hardening, Heap, Order, PageSource, Report, forward_page_source};
 
 use super::{Machine, become_cpu, pin};
 
@@ -27,20 +27,12 @@ pub const SECRET: u8 = 0xe7;
 
 // SAFETY: the pages are the machine's.
 unsafe impl PageSource for Recorder<'_> {
-    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        self.machine.allocate(pin, node, order)
-    }
-
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
         // SAFETY: the run is the source's from here on.
         let bytes = unsafe { std::slice::from_raw_parts(run.as_ptr(), order.bytes() as usize) };
         self.secrets.fetch_add(bytes.chunks(8).filter(|&word| word == [SECRET; 8]).count(), Ordering::SeqCst);
         // SAFETY: the caller's promise is the same.
         unsafe { self.machine.free(pin, run, order) };
-    }
-
-    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
-        self.machine.node_of_cpu(cpu)
     }
 
     fn reported(&self, report: &Report) {
@@ -52,6 +44,8 @@ unsafe impl PageSource for Recorder<'_> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         topomem_percpu::Caller::new(self.caller.load(Ordering::Relaxed))
     }
+
+    forward_page_source!(|this| this.machine; allocate, node_of_cpu);
 }
 
 pub type Hardened<'a> = Heap<&'a Machine, Recorder<'a>>;

@@ -34,6 +34,7 @@ loom::lazy_static! {
 /// assert!(QUEUE.place(pin.cpu(), &SECOND).is_err()); // a CPU's state stays where it is
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum PlaceError {
     /// The CPU has a state already.
     CpuHasState,

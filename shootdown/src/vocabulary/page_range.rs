@@ -30,6 +30,7 @@ pub struct PageRange {
 /// assert_eq!(PageRange::new(start, 1, size), Err(PageRangeError::Misaligned { start, size }));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum PageRangeError {
     /// `start` is not the start of a page of `size`.
     Misaligned {

@@ -124,6 +124,7 @@ impl Blueprint {
 
 /// Why a [`Blueprint`] cannot exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BlueprintError {
     /// That many nodes: none, or more than [`MAX_NODES`].
     Nodes(usize),

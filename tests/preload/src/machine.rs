@@ -7,8 +7,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use topomem_numa::frames::{BootMemory, FrameRequest, Frames, FramesConfig};
 use topomem_numa::{MemoryRange, Piece};
 use topomem_percpu::{
-    CpuId, CpuPin, Heap, NodeId, NotInPlace, Order, OutOfMemory, PageSource, PhysAddr, PhysFrame, Platform,
-    RunLength, Saved,
+    CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource, PhysAddr, Platform, RunLength, Saved,
+    forward_page_source,
 };
 
 use crate::{errno, threads};
@@ -52,7 +52,7 @@ unsafe impl Platform for Threads {
     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
         // Relaxed: whoever has a frame learned of it after RAM was reserved.
         let ram = RAM.load(Ordering::Relaxed);
-        let address = ram.wrapping_add((addr.as_u64() - BASE) as usize);
+        let address = ram.wrapping_add(addr.as_u64().wrapping_sub(BASE) as usize);
         NonNull::new(address).unwrap_or(NonNull::dangling())
     }
 
@@ -72,46 +72,8 @@ unsafe impl Platform for Threads {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FramePages;
 
-impl FramePages {
-    /// Where programs see a frame.
-    fn memory_at(frame: PhysFrame) -> NonNull<u8> {
-        Threads.phys_to_virt(frame.start_address())
-    }
-
-    fn frame_of(memory: NonNull<u8>) -> PhysFrame {
-        let offset = memory.addr().get() - RAM.load(Ordering::Relaxed).addr();
-        PhysFrame::containing_address(PhysAddr::new(BASE + offset as u64))
-    }
-}
-
 // SAFETY: a run of frames is its holder's alone, and RAM is mapped for reads and writes.
 unsafe impl PageSource for FramePages {
-    fn allocate(&self, pin: &CpuPin, _: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        let frame = FRAMES.alloc(pin, &FrameRequest::order(order)).map_err(|_| OutOfMemory)?;
-        Ok(FramePages::memory_at(frame))
-    }
-
-    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
-        // SAFETY: `allocate` had it from there with this order; the caller's promise.
-        let freed = unsafe { FRAMES.free(pin, FramePages::frame_of(run), order) };
-        debug_assert!(freed.is_ok(), "{freed:?}");
-    }
-
-    fn allocate_run(
-        &self,
-        pin: &CpuPin,
-        node: NodeId,
-        length: RunLength,
-        align: Order,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
-        if let Some(order) = length.order() {
-            return self.allocate(pin, node, order);
-        }
-        let request = FrameRequest::frame();
-        let first = FRAMES.alloc_run(pin, &request, length.pages(), align.frames());
-        first.map(FramePages::memory_at).map_err(|_| OutOfMemory)
-    }
-
     /// Has the kernel take the pages of a long run, and give zeroed ones when the program touches them: so each is
     /// written to once, and none that the program does not use.
     fn allocate_run_zeroed(
@@ -135,45 +97,8 @@ unsafe impl PageSource for FramePages {
         Ok(run)
     }
 
-    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        // A run that has an order's length since it was resized may begin anywhere.
-        let aligned = |order: &Order| FramePages::frame_of(run).start_address().is_aligned(order.bytes());
-        if let Some(order) = length.order().filter(aligned) {
-            // SAFETY: such a run of frames is freed like one from `allocate`; the caller's promise.
-            return unsafe { self.free(pin, run, order) };
-        }
-        // SAFETY: `allocate_run` had it from there, and it has this length; the caller's promise.
-        let freed = unsafe { FRAMES.free_run(pin, FramePages::frame_of(run), length.pages()) };
-        debug_assert!(freed.is_ok(), "{freed:?}");
-    }
-
-    unsafe fn extend_run(
-        &self,
-        pin: &CpuPin,
-        run: NonNull<u8>,
-        from: RunLength,
-        to: RunLength,
-    ) -> Result<(), NotInPlace> {
-        // SAFETY: `allocate_run` took it from the allocator, and it has that length; the caller's promise.
-        unsafe { FRAMES.extend_run(pin, FramePages::frame_of(run), from.pages(), to.pages()) }
-            .map_err(|_| NotInPlace)
-    }
-
-    unsafe fn shrink_run(
-        &self,
-        pin: &CpuPin,
-        run: NonNull<u8>,
-        from: RunLength,
-        to: RunLength,
-    ) -> Result<(), NotInPlace> {
-        // SAFETY: as in `extend_run`; the caller gives up what is beyond `to`.
-        unsafe { FRAMES.shrink_run(pin, FramePages::frame_of(run), from.pages(), to.pages()) }
-            .map_err(|_| NotInPlace)
-    }
-
-    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
-        FRAMES.node_of_cpu(cpu)
-    }
+    forward_page_source!(|_this| &FRAMES;
+        allocate, free, allocate_run, free_run, extend_run, shrink_run, node_of_cpu);
 }
 
 /// Reserves RAM, and hands it to the frame allocator. False if there is no address space.

@@ -1,5 +1,7 @@
 //! The source of the heap's pages.
 
+mod forward;
+
 use core::fmt;
 use core::ptr::NonNull;
 
@@ -302,129 +304,5 @@ pub unsafe trait PageSource: Sync {
     #[cfg(feature = "leak-tracking")]
     fn caller(&self) -> Option<Caller> {
         None
-    }
-}
-
-// SAFETY: every method is the referenced source's own.
-unsafe impl<S: PageSource + ?Sized> PageSource for &S {
-    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        (**self).allocate(pin, node, order)
-    }
-
-    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { (**self).free(pin, run, order) };
-    }
-
-    fn allocate_run(
-        &self,
-        pin: &CpuPin,
-        node: NodeId,
-        length: RunLength,
-        align: Order,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
-        (**self).allocate_run(pin, node, length, align)
-    }
-
-    fn allocate_run_zeroed(
-        &self,
-        pin: &CpuPin,
-        node: NodeId,
-        length: RunLength,
-        align: Order,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
-        (**self).allocate_run_zeroed(pin, node, length, align)
-    }
-
-    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { (**self).free_run(pin, run, length) };
-    }
-
-    unsafe fn extend_run(
-        &self,
-        pin: &CpuPin,
-        run: NonNull<u8>,
-        from: RunLength,
-        to: RunLength,
-    ) -> Result<(), NotInPlace> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { (**self).extend_run(pin, run, from, to) }
-    }
-
-    unsafe fn shrink_run(
-        &self,
-        pin: &CpuPin,
-        run: NonNull<u8>,
-        from: RunLength,
-        to: RunLength,
-    ) -> Result<(), NotInPlace> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { (**self).shrink_run(pin, run, from, to) }
-    }
-
-    fn wants_range(&self, pages: u64) -> bool {
-        (**self).wants_range(pages)
-    }
-
-    fn allocate_range(
-        &self,
-        pin: &CpuPin,
-        node: NodeId,
-        pages: u64,
-        align: Order,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
-        (**self).allocate_range(pin, node, pages, align)
-    }
-
-    fn allocate_range_zeroed(
-        &self,
-        pin: &CpuPin,
-        node: NodeId,
-        pages: u64,
-        align: Order,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
-        (**self).allocate_range_zeroed(pin, node, pages, align)
-    }
-
-    fn range_at(&self, pin: &CpuPin, memory: NonNull<u8>) -> Option<u64> {
-        (**self).range_at(pin, memory)
-    }
-
-    unsafe fn free_range(&self, pin: &CpuPin, range: NonNull<u8>) -> Result<(), NotInPlace> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { (**self).free_range(pin, range) }
-    }
-
-    unsafe fn resize_range(
-        &self,
-        pin: &CpuPin,
-        range: NonNull<u8>,
-        pages: u64,
-    ) -> Result<NonNull<u8>, NotInPlace> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { (**self).resize_range(pin, range, pages) }
-    }
-
-    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
-        (**self).node_of_cpu(cpu)
-    }
-
-    fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
-        (**self).node_with_memory(node)
-    }
-
-    fn refused(&self, invalid: InvalidFree) {
-        (**self).refused(invalid);
-    }
-
-    #[cfg(feature = "hardening")]
-    fn reported(&self, report: &Report) {
-        (**self).reported(report);
-    }
-
-    #[cfg(feature = "leak-tracking")]
-    fn caller(&self) -> Option<Caller> {
-        (**self).caller()
     }
 }
