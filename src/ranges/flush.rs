@@ -26,7 +26,7 @@ pub struct Flushed {
 }
 
 /// Unmapped ranges with an incomplete invalidation.
-struct Batch {
+struct FlushBatch {
     request: Request,
     retired: Retired,
     /// The first of the batch's nodes, linked to the rest.
@@ -35,7 +35,7 @@ struct Batch {
 
 /// Unmapped ranges waiting for CPUs, and ranges taken off the list of freed ranges to be unmapped.
 pub(super) struct Retiring {
-    batches: [Option<Batch>; BATCHES],
+    batches: [Option<FlushBatch>; BATCHES],
     taken: Option<NodeNumber>,
 }
 
@@ -104,7 +104,7 @@ impl<P: Machine> KernelRanges<P> {
             if budget.is_spent() {
                 break;
             }
-            let done = |batch: &mut Batch| shootdown.is_done(self.core.domain(), batch.request);
+            let done = |batch: &mut FlushBatch| shootdown.is_done(self.core.domain(), batch.request);
             let Some(mut batch) = place.take_if(done) else { continue };
             let frames = self.service.frames();
             // SAFETY: the request naming the pages is done.
@@ -168,7 +168,7 @@ impl<P: Machine> KernelRanges<P> {
             if self.service.broken(Fault::RangesReusedEarly) {
                 self.release_all(&inside, &mut unmapped);
             }
-            retiring.batches[place] = Some(Batch { request, retired, nodes: unmapped });
+            retiring.batches[place] = Some(FlushBatch { request, retired, nodes: unmapped });
         }
         Collected { freed: 0, more, waiting: retiring.is_waiting() }
     }

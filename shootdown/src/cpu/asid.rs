@@ -82,7 +82,7 @@ pub enum RootLoad {
 }
 
 /// One ASID of a CPU.
-struct Slot {
+struct AsidSlot {
     /// The number of the domain with translations under this ASID.
     domain: AtomicU64,
     /// The generation up to which the translations have been flushed. Valid while the domain is not
@@ -95,7 +95,7 @@ struct Slot {
 /// A CPU's ASIDs. Only the owning CPU uses them, outside interrupt handlers. All accesses are
 /// therefore Relaxed.
 pub(crate) struct Asids {
-    slots: [Slot; ASID_SLOTS],
+    slots: [AsidSlot; ASID_SLOTS],
     /// The slot of the active domain; out of range if no domain is active.
     current: AtomicUsize,
     switches: AtomicU64,
@@ -108,7 +108,11 @@ impl Asids {
     pub(crate) const fn new() -> Asids {
         Asids {
             slots: [const {
-                Slot { domain: AtomicU64::new(NO_DOMAIN), clean: AtomicU64::new(0), left: AtomicU64::new(0) }
+                AsidSlot {
+                    domain: AtomicU64::new(NO_DOMAIN),
+                    clean: AtomicU64::new(0),
+                    left: AtomicU64::new(0),
+                }
             }; ASID_SLOTS],
             current: AtomicUsize::new(NO_SLOT),
             switches: AtomicU64::new(0),
@@ -118,7 +122,7 @@ impl Asids {
     #[cfg(loom)]
     pub(crate) fn new() -> Asids {
         Asids {
-            slots: core::array::from_fn(|_| Slot {
+            slots: core::array::from_fn(|_| AsidSlot {
                 domain: AtomicU64::new(NO_DOMAIN),
                 clean: AtomicU64::new(0),
                 left: AtomicU64::new(0),

@@ -45,7 +45,7 @@ const WAITING: u64 = 2;
 const PHASE: u64 = 3;
 const USE: u64 = 4;
 
-struct Slot {
+struct WaiterSlot {
     /// `FREE -> HELD` and `HELD -> WAITING` are made by a registering future, `WAITING -> HELD` and
     /// `HELD -> FREE` by the taker of the waker. Only the holder of the slot touches `waker`.
     state: AtomicU64,
@@ -63,12 +63,12 @@ struct Slot {
 
 // SAFETY: only the context that moved `state` to HELD with Acquire touches `waker`, before moving
 // the state on with Release; everything else is atomic. Wakers are `Send`.
-unsafe impl Sync for Slot {}
+unsafe impl Sync for WaiterSlot {}
 
-impl Slot {
+impl WaiterSlot {
     #[cfg(not(loom))]
-    const fn new() -> Slot {
-        Slot {
+    const fn new() -> WaiterSlot {
+        WaiterSlot {
             state: AtomicU64::new(FREE),
             waker: UnsafeCell::new(None),
             cpu: AtomicUsize::new(0),
@@ -81,8 +81,8 @@ impl Slot {
     }
 
     #[cfg(loom)]
-    fn new() -> Slot {
-        Slot {
+    fn new() -> WaiterSlot {
+        WaiterSlot {
             state: AtomicU64::new(FREE),
             waker: UnsafeCell::new(None),
             cpu: AtomicUsize::new(0),
@@ -96,7 +96,7 @@ impl Slot {
 
     fn swap_waker(&self, waker: Option<Waker>) -> Option<Waker> {
         self.waker.with_mut(|slot| {
-            // SAFETY: the caller holds the slot (`Slot::state`), so no other reference exists.
+            // SAFETY: the caller holds the slot (`WaiterSlot::state`), so no other reference exists.
             core::mem::replace(unsafe { &mut *slot }, waker)
         })
     }
@@ -188,18 +188,18 @@ pub(crate) struct Waiters {
     /// Number of slots possibly in use, a hint to save the look at the slots; and the number of halted CPUs times
     /// [`HALTER`].
     registered: AtomicUsize,
-    slots: [Slot; WAITERS],
+    slots: [WaiterSlot; WAITERS],
 }
 
 impl Waiters {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Waiters {
-        Waiters { registered: AtomicUsize::new(0), slots: [const { Slot::new() }; WAITERS] }
+        Waiters { registered: AtomicUsize::new(0), slots: [const { WaiterSlot::new() }; WAITERS] }
     }
 
     #[cfg(loom)]
     pub(crate) fn new() -> Waiters {
-        Waiters { registered: AtomicUsize::new(0), slots: core::array::from_fn(|_| Slot::new()) }
+        Waiters { registered: AtomicUsize::new(0), slots: core::array::from_fn(|_| WaiterSlot::new()) }
     }
 
     /// Puts `waker` into a free slot. The CPU is to be reported after a wait of `report_after`. The

@@ -49,7 +49,7 @@ enum Phase {
     Answered(Result<(), PagerError>),
 }
 
-struct Slot<P: Machine> {
+struct RequestSlot<P: Machine> {
     phase: Phase,
     wanted: Option<(MemoryObject<P>, Wanted)>,
     /// Number of waiters.
@@ -57,9 +57,9 @@ struct Slot<P: Machine> {
     wakers: [Option<Waker>; WAKERS],
 }
 
-impl<P: Machine> Slot<P> {
-    const FREE: Slot<P> =
-        Slot { phase: Phase::Free, wanted: None, waiting: 0, wakers: [const { None }; WAKERS] };
+impl<P: Machine> RequestSlot<P> {
+    const FREE: RequestSlot<P> =
+        RequestSlot { phase: Phase::Free, wanted: None, waiting: 0, wakers: [const { None }; WAKERS] };
 
     fn is_for(&self, object: &MemoryObject<P>, is_same: impl Fn(Wanted) -> bool) -> bool {
         self.phase == Phase::Asked
@@ -72,7 +72,7 @@ impl<P: Machine> Slot<P> {
 /// Objects add requests ([`MemoryObject::paged`]); tasks of the kernel run [`PagerQueue::serve`].
 pub struct PagerQueue<P: Machine> {
     platform: P,
-    slots: [SpinLock<Slot<P>>; SLOTS],
+    slots: [SpinLock<RequestSlot<P>>; SLOTS],
     /// The slots with requests not yet taken.
     asked: AtomicU64,
     /// The start of the next search for a free slot, or for a request.
@@ -101,7 +101,7 @@ impl<P: Machine> PagerQueue<P> {
     pub const fn new(platform: P) -> PagerQueue<P> {
         PagerQueue {
             platform,
-            slots: [const { SpinLock::new(Slot::FREE) }; SLOTS],
+            slots: [const { SpinLock::new(RequestSlot::FREE) }; SLOTS],
             asked: AtomicU64::new(0),
             next: AtomicU32::new(0),
             servers: SpinLock::new([const { None }; SERVERS]),
@@ -110,7 +110,7 @@ impl<P: Machine> PagerQueue<P> {
         }
     }
 
-    fn lock(&self, slot: usize) -> SpinGuard<'_, Slot<P>> {
+    fn lock(&self, slot: usize) -> SpinGuard<'_, RequestSlot<P>> {
         self.slots[slot].lock(&self.platform)
     }
 
@@ -165,7 +165,7 @@ impl<P: Machine> PagerQueue<P> {
         (0..SLOTS).find_map(|slot| self.join(slot, object, is_same))
     }
 
-    fn try_join(&self, slot: usize, accepts: impl FnOnce(&Slot<P>) -> bool) -> bool {
+    fn try_join(&self, slot: usize, accepts: impl FnOnce(&RequestSlot<P>) -> bool) -> bool {
         let mut slot = self.lock(slot);
         let joins = accepts(&slot);
         if joins {
@@ -252,7 +252,7 @@ impl<P: Machine> PagerQueue<P> {
 
     /// Frees the slot if its request was answered and has no waiter. The caller drops the result
     /// without the lock.
-    fn end_if_left(&self, mut slot: SpinGuard<'_, Slot<P>>) -> Option<(MemoryObject<P>, Wanted)> {
+    fn end_if_left(&self, mut slot: SpinGuard<'_, RequestSlot<P>>) -> Option<(MemoryObject<P>, Wanted)> {
         let ends = slot.waiting == 0 && matches!(slot.phase, Phase::Answered(_));
         if !ends {
             return None;

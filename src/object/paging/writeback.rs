@@ -113,13 +113,13 @@ impl<P: Machine> Rewrite for Upkeep<'_, P> {
 
 /// Pages of an object.
 #[derive(Clone, Copy)]
-struct Batch {
+struct WriteBatch {
     pages: [u64; AT_ONCE],
     length: usize,
 }
 
-impl Batch {
-    const EMPTY: Batch = Batch { pages: [0; AT_ONCE], length: 0 };
+impl WriteBatch {
+    const EMPTY: WriteBatch = WriteBatch { pages: [0; AT_ONCE], length: 0 };
 
     /// Adds a page, and breaks if no room for further pages is left.
     fn push(&mut self, page: u64) -> ControlFlow<()> {
@@ -140,7 +140,7 @@ impl Batch {
 /// Pages marked as being written and not with the pager yet: dirty again on drop.
 struct Marked<'a, P: Machine> {
     core: &'a ObjectCore<P>,
-    batch: Batch,
+    batch: WriteBatch,
     /// Number of pages the pager has been asked to write.
     asked: usize,
 }
@@ -170,7 +170,7 @@ impl<P: Machine> ObjectCore<P> {
     /// permission from their shared mappings.
     fn begin_writing(&self, pin: &CpuPin, first: u64, last: u64) -> Result<Begun<'_, P>, AllocError> {
         let _upkeep = self.upkeep.lock(self.service.platform());
-        let mut batch = Batch::EMPTY;
+        let mut batch = WriteBatch::EMPTY;
         let mut others = None;
         self.index.for_each(self.service, first, last, &mut |page, word| match word.begin_writing() {
             WriteBack::Begun => batch.push(page),
@@ -291,7 +291,7 @@ impl<P: Machine> MemoryObject<P> {
         let mut evicted = 0;
         let _upkeep = core.upkeep.lock(core.service.platform());
         while core.is_tracked() && next <= last {
-            let mut batch = Batch::EMPTY;
+            let mut batch = WriteBatch::EMPTY;
             core.index.for_each(core.service, next, last, &mut |page, word| match word
                 .update(|now| now.is_idle().then_some(now.evicting()))
             {

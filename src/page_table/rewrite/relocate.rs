@@ -80,7 +80,7 @@ struct Moved<'a, M: TableMemory> {
 }
 
 /// The position of an entry.
-struct Place {
+struct Location {
     table: PhysFrame,
     index: usize,
     level: Level,
@@ -94,14 +94,14 @@ impl<M: TableMemory> Moved<'_, M> {
     }
 
     /// Returns the position and the contents of the entry serving the old place of `page`.
-    fn find<F: Format>(&self, page: u64) -> (Place, Entry) {
+    fn find<F: Format>(&self, page: u64) -> (Location, Entry) {
         let page = page.wrapping_add(self.back);
         let (mut table, mut level) = (self.table, self.level);
         loop {
             let index = level.index(page);
             match (F::decode(self.at(table).load(index), level), level.below()) {
                 (Entry::Table(next), Some(below)) => (table, level) = (next, below),
-                (entry, _) => return (Place { table, index, level }, entry),
+                (entry, _) => return (Location { table, index, level }, entry),
             }
         }
     }
@@ -149,7 +149,7 @@ impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
 
     fn region_of_large(&self, page: u64) -> Option<RegionId> {
         match self.find::<F>(page) {
-            (Place { table, index, level }, Entry::Leaf(_)) if level > Level::PAGE => {
+            (Location { table, index, level }, Entry::Leaf(_)) if level > Level::PAGE => {
                 regions::region_of(self.memory, table, index).map(|region| self.region(region))
             }
             _ => None,
@@ -157,7 +157,7 @@ impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
     }
 
     fn take(&mut self, page: u64, _: Level) -> RawEntry {
-        let (Place { table, index, level }, found) = self.find::<F>(page);
+        let (Location { table, index, level }, found) = self.find::<F>(page);
         let entry = self.at(table).entry(index);
         match found {
             // A mark may serve several pages of the new place, and is removed afterwards.

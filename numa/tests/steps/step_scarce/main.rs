@@ -5,17 +5,20 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64", not(loom), not(miri)))]
 #![allow(clippy::unwrap_used)]
 
-#[path = "../frames/frames_support/mod.rs"]
+#[path = "../../frames/frames_support/mod.rs"]
 mod frames_support;
+#[path = "../step_support/mod.rs"]
 mod step_support;
+mod withheld;
 
-use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
-use std::task::{self, Poll, Wake, Waker};
+use std::task;
+use std::task::{Poll, Wake, Waker};
 
-use frames_support::{Host, MIB, Machine, end, frame, number, online, pin};
+use frames_support::{Host, MIB, Machine, end, frame, online, pin};
 use step_support::{Held, Run, bound, request};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{AllocError, AllocFuture, FrameRequest, Frames, FramesConfig, ZeroedFrames};
@@ -327,63 +330,6 @@ fn a_word_of_another_node() {
     };
     let drain = operation("a drain", READY, |scene| _ = scene.frames.drain(&pin(1)));
     explore("scarce: away", scene, &[drain], Some(1));
-}
-
-#[test]
-#[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
-fn the_pool_of_zeroed_frames() {
-    let scene = || {
-        let config = FramesConfig { zeroed: ZeroedFrames::Frames(1), ..FramesConfig::without_reserve() };
-        let frames = Machine::simple(2, 2).frames(&config);
-        for level in 3..=8 {
-            frames.alloc(&pin(0), &request(level)).unwrap();
-        }
-        Scene::new(frames, request(3))
-    };
-    let operations = [
-        operation("a frame is zeroed ahead", READY, |scene| _ = scene.frames.refill_zeroed(&pin(1), 1)),
-        operation(
-            "the pool goes home",
-            |scene| {
-                scene.ready_to_wait();
-                scene.frames.refill_zeroed(&pin(1), 1);
-            },
-            |scene| _ = scene.frames.drain_zeroed(NodeId::ZERO),
-        ),
-    ];
-    explore("scarce: the pool", scene, &operations, None);
-}
-
-/// Retires a frame behind `first` that has not retired yet.
-fn retire_next(scene: &Scene, cpu: usize, first: u64) {
-    let bad = first + 5 + scene.frames.retired().count() as u64;
-    scene.frames.retire(&pin(cpu), frame(bad)).unwrap();
-}
-
-#[test]
-#[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
-fn a_retirement() {
-    let operations = [
-        operation("a frame of the only block retires", READY, |scene| retire_next(scene, 1, 16 * 256)),
-        operation(
-            "a block with a frame to retire is freed",
-            |scene| {
-                scene.ready_to_wait();
-                scene.take(&request(8));
-                retire_next(scene, 0, number(scene.ours.runs().next().unwrap().first));
-            },
-            |scene| scene.give_all(1),
-        ),
-        operation(
-            "a block with a frame to retire is asked for",
-            |scene| {
-                scene.ready_to_wait();
-                retire_next(scene, 0, 16 * 256);
-            },
-            |scene| scene.take(&request(8)),
-        ),
-    ];
-    explore("scarce: retirement", || Scene::new(plain(2), ONE), &operations, Some(1));
 }
 
 /// A handler that allocates and frees, while the CPU goes offline: nothing stays behind.

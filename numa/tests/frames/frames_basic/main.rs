@@ -3,13 +3,16 @@
 // Helpers outside test functions fail tests by it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../frames_support/mod.rs"]
 mod frames_support;
+mod placing;
+mod runs;
 
 use frames_support::{Host, MIB, Machine, frame, number, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
-    AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, FreeError, NodeSet, Obstacle, PerFrameTable,
-    Policy, Pressure, ResizeError, Watermarks, Zone, ZoneWatermarks,
+    AllocError, FrameRequest, Frames, FramesConfig, FreeError, Obstacle, PerFrameTable, Pressure, Watermarks,
+    Zone, ZoneWatermarks,
 };
 use topomem_percpu::{Order, PhysFrame};
 
@@ -191,220 +194,6 @@ fn a_frame_freed_to_the_bitmap_is_not_taken_into_a_magazine_too() {
     unsafe { frames.free(&pin(1), pair[1], Order::FRAME) }.unwrap();
     frames.drain(&pin(1));
     assert_eq!(free(frames, pair[1], Order::FRAME), Err(FreeError::DoubleFree(pair[1])));
-    frames.validate().unwrap();
-}
-
-#[test]
-fn runs_become_longer_and_shorter_where_they_are() {
-    let paranoid = FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..plain() };
-    for config in [plain(), paranoid] {
-        let frames = Machine::simple(4, 1).frames(&config);
-        online(frames, 1);
-        let total = frames.validate().unwrap().free;
-        let first = frames.alloc_run(&pin(0), &FrameRequest::frame(), 5, 1).unwrap();
-        // SAFETY: nobody uses the arena.
-        let extend = |count, longer| unsafe { frames.extend_run(&pin(0), first, count, longer) };
-        // SAFETY: as above.
-        let shrink = |count, shorter| unsafe { frames.shrink_run(&pin(0), first, count, shorter) };
-        let mut count = 5;
-        for new in [6, 70, 200, 64, 3, 511, 1, 33] {
-            if new > count { extend(count, new) } else { shrink(count, new) }.unwrap();
-            assert_eq!(frames.validate().unwrap().allocated, new);
-            count = new;
-        }
-        for (refused, why) in [
-            (extend(33, 33), ResizeError::Length),
-            (extend(33, 512), ResizeError::Length),
-            (shrink(33, 33), ResizeError::Length),
-            (shrink(33, 0), ResizeError::Length),
-        ] {
-            assert_eq!(refused, Err(why));
-        }
-        // What is behind is in use.
-        let behind = frames.alloc_run(&pin(0), &FrameRequest::frame(), 2, 1).unwrap();
-        assert_eq!(number(behind), number(first) + 33);
-        assert_eq!(extend(33, 34), Err(ResizeError::NotFree));
-        assert_eq!(frames.validate().unwrap().allocated, 35);
-        // SAFETY: nobody uses the arena.
-        unsafe {
-            frames.free_run(&pin(0), behind, 2).unwrap();
-            // The end was given back already.
-            shrink(33, 20).unwrap();
-            assert!(frames.free(&pin(0), first + 20, Order::FRAME).is_err());
-            frames.free_run(&pin(0), first, 20).unwrap();
-            assert!(frames.free_run(&pin(0), first, 20).is_err());
-        }
-        let totals = frames.validate().unwrap();
-        assert_eq!((totals.free + totals.in_magazines, totals.allocated), (total, 0));
-    }
-}
-
-/// Frames behind a run that the CPU itself has, as bits of a word or as whole words, do not keep the run from
-/// becoming longer; those that another CPU has do.
-#[test]
-fn a_run_takes_frames_that_its_cpu_has() {
-    for half in
-        [0, 3, 6].map(|order| Order::new(order).unwrap()).into_iter().take(if cfg!(miri) { 1 } else { 3 })
-    {
-        for (cpu, extended) in [(0, Ok(())), (1, Err(ResizeError::NotFree))] {
-            let frames = Machine::simple(if cfg!(miri) { 8 } else { 64 }, 2).frames(&plain());
-            online(frames, 2);
-            let total = frames.validate().unwrap().free;
-            let whole = Order::new(half.get() + 1).unwrap();
-            let first = frames.alloc(&pin(cpu), &FrameRequest::order(whole)).unwrap();
-            let before = frames.validate().unwrap().in_magazines;
-            // SAFETY: nobody uses the arena.
-            unsafe { frames.free(&pin(cpu), first + half.frames(), half) }.unwrap();
-            assert_eq!(frames.validate().unwrap().in_magazines, before + half.frames(), "the CPU keeps them");
-            // SAFETY: as above.
-            let result = unsafe { frames.extend_run(&pin(0), first, half.frames(), whole.frames()) };
-            assert_eq!(result, extended, "{half:?} freed by CPU {cpu}");
-            let totals = frames.validate().unwrap();
-            assert_eq!(totals.allocated, if result.is_ok() { whole.frames() } else { half.frames() });
-            assert_eq!(totals.free + totals.in_magazines + totals.allocated, total);
-            // SAFETY: as above.
-            unsafe { frames.free_run(&pin(0), first, totals.allocated) }.unwrap();
-        }
-    }
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
-fn runs_of_more_than_half_a_block_lie_across_borders() {
-    let paranoid = FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..plain() };
-    for config in [plain(), paranoid] {
-        for (count, align) in [(272, 1), (288, 32), (257, 1), (340, 1)] {
-            let frames = Machine::simple(64, 1).frames(&config);
-            online(frames, 1);
-            let total = frames.validate().unwrap().free;
-            let take = || frames.alloc_run(&pin(0), &FrameRequest::frame().emergency(), count, align).ok();
-            let runs: Vec<PhysFrame> = core::iter::from_fn(take).collect();
-            // One in a block leaves nearly half of all memory unused.
-            let unused = total - runs.len() as u64 * count;
-            assert!(unused < total / 10, "{count}: {} runs, {unused} of {total} frames unused", runs.len());
-            assert_eq!(frames.validate().unwrap().allocated, runs.len() as u64 * count);
-            let mut firsts: Vec<u64> = runs.iter().map(|&first| number(first)).collect();
-            firsts.sort_unstable();
-            assert!(firsts.windows(2).all(|pair| pair[0] + count <= pair[1]));
-            assert!(firsts.iter().all(|first| first % align == 0));
-            let across = firsts.iter().filter(|&first| first / 512 != (first + count - 1) / 512).count();
-            assert!(across > runs.len() / 4, "{across} of {}", runs.len());
-            for &first in &runs {
-                // SAFETY: nobody uses the arena.
-                let free = |first, count| unsafe { frames.free_run(&pin(0), first, count) };
-                free(first, count).unwrap();
-                let totals = frames.validate().unwrap();
-                assert!(free(first, count).is_err());
-                assert_eq!(frames.validate().unwrap(), totals);
-            }
-            let totals = frames.validate().unwrap();
-            assert_eq!((totals.free + totals.in_magazines, totals.allocated), (total, 0));
-            frames.service(&pin(0));
-            assert!(frames.alloc(&pin(0), &FrameRequest::order(Order::HUGE).emergency()).is_ok());
-        }
-    }
-}
-
-#[test]
-fn contiguous_runs_of_any_length_and_alignment() {
-    let frames = Machine::simple(if cfg!(miri) { 4 } else { 64 }, 1).frames(&plain());
-    online(frames, 1);
-    let total = frames.validate().unwrap().free;
-    let runs = [(1, 1), (100, 128), (513, 512), (3, 1), (65, 64), (511, 1), (512, 1), (1300, 1024)];
-    for (count, align) in runs.into_iter().take(if cfg!(miri) { 3 } else { runs.len() }) {
-        let first = frames.alloc_run(&pin(0), &FrameRequest::frame(), count, align).unwrap();
-        assert_eq!(number(first) % align, 0, "{count} {align}");
-        let totals = frames.validate().unwrap();
-        assert_eq!(totals.allocated, count);
-        // SAFETY: nobody uses the arena.
-        let free_run = |count| unsafe { frames.free_run(&pin(0), first, count) };
-        free_run(count).unwrap();
-        assert!(free_run(count).is_err());
-        let totals = frames.validate().unwrap();
-        assert_eq!((totals.free + totals.in_magazines, totals.allocated), (total, 0), "{count} {align}");
-    }
-    assert!(frames.alloc_run(&pin(0), &FrameRequest::frame(), 0, 1).is_err());
-    assert!(frames.alloc_run(&pin(0), &FrameRequest::frame(), 1, 3).is_err());
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
-fn farther_nodes_serve_strictly_by_distance_and_only_when_nearer_ones_are_exhausted() {
-    let mut machine = Machine::new(
-        &[(16 * MIB, 20 * MIB, 0), (32 * MIB, 36 * MIB, 1), (48 * MIB, 52 * MIB, 2)],
-        &[0, 1, 2],
-    );
-    machine.distances = vec![vec![10, 30, 20], vec![30, 10, 20], vec![20, 25, 10]];
-    let frames = machine.frames(&plain());
-    online(frames, 3);
-    let nodes: Vec<usize> = std::iter::from_fn(|| frames.alloc(&pin(0), &FrameRequest::frame()).ok())
-        .map(|first| frames.node_of(first).unwrap().index())
-        .collect();
-    let expected: Vec<usize> = [0, 2, 1].into_iter().flat_map(|node| vec![node; 1024]).collect();
-    assert_eq!(nodes, expected);
-    let foreign = frames.stats(node(0)).unwrap();
-    assert_eq!((foreign.local, foreign.remote, foreign.foreign), (1024, 0, 2048));
-    assert_eq!(frames.stats(node(2)).unwrap().remote, 1024);
-    assert_eq!(frames.cpu_stats(frames_support::cpu(0)).unwrap().remote, 2048);
-    // Freed frames go home: whoever asks for one of node 1 gets it there.
-    free(frames, frame(32 * 256 + 5), Order::FRAME).unwrap();
-    free(frames, frame(16 * 256 + 5), Order::FRAME).unwrap();
-    assert_eq!(frames.alloc(&pin(0), &FrameRequest::frame()), Ok(frame(16 * 256 + 5)));
-    let bound = FrameRequest::frame().policy(Policy::Bind(NodeSet::of(node(1))));
-    assert_eq!(frames.alloc(&pin(0), &bound), Ok(frame(32 * 256 + 5)));
-    assert!(matches!(frames.alloc(&pin(0), &bound), Err(AllocError::Exhausted { .. })));
-    frames.validate().unwrap();
-}
-
-#[test]
-fn policies_place_frames() {
-    let mut machine = Machine::new(
-        &[(16 * MIB, 24 * MIB, 0), (32 * MIB, 40 * MIB, 1), (48 * MIB, 56 * MIB, 2)],
-        &[0, 1, 2],
-    );
-    machine.weights = vec![Some(20_000), Some(10_000), Some(10_000)];
-    let frames = machine.frames(&plain());
-    online(frames, 3);
-    let place = |request: &FrameRequest| {
-        let first = frames.alloc(&pin(0), request).unwrap();
-        frames.node_of(first).unwrap().index()
-    };
-    let set = NodeSet::of(node(0)).with(node(2));
-    assert_eq!(place(&FrameRequest::frame().policy(Policy::Preferred(node(2)))), 2);
-    assert_eq!(place(&FrameRequest::frame().node(node(1))), 1);
-    let mut turns = [0; 3];
-    (0..30).for_each(|_| turns[place(&FrameRequest::frame().policy(Policy::Interleave(set)))] += 1);
-    assert_eq!(turns, [15, 0, 15]);
-    let mut turns = [0; 3];
-    (0..40).for_each(|_| {
-        turns[place(&FrameRequest::frame().policy(Policy::WeightedInterleave(NodeSet::ALL)))] += 1;
-    });
-    assert_eq!(turns, [20, 10, 10]);
-    let nowhere = FrameRequest::frame().policy(Policy::Bind(NodeSet::of(node(9))));
-    assert!(matches!(frames.alloc(&pin(0), &nowhere), Err(AllocError::InvalidRequest(_))));
-    frames.validate().unwrap();
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
-fn zones_fall_back_downwards_only() {
-    let mut config = plain();
-    config.zones.dma_end = topomem_percpu::PhysAddr::new(18 * MIB);
-    config.zones.dma32_end = topomem_percpu::PhysAddr::new(22 * MIB);
-    let frames = Machine::simple(8, 1).frames(&config);
-    online(frames, 1);
-    let low = frames.alloc(&pin(0), &FrameRequest::frame().zone(Zone::Dma)).unwrap();
-    assert_eq!(frames.zone_of(low), Some(Zone::Dma));
-    let all = take_all(frames, Order::FRAME);
-    let zones: Vec<_> = all.iter().map(|&first| frames.zone_of(first).unwrap()).collect();
-    assert!(zones.windows(2).all(|pair| pair[0] >= pair[1]), "highest zone first");
-    assert_eq!(zones.len(), 2047);
-    let normal = all.into_iter().find(|&first| frames.zone_of(first) == Some(Zone::Normal)).unwrap();
-    free(frames, normal, Order::FRAME).unwrap();
-    assert!(matches!(
-        frames.alloc(&pin(0), &FrameRequest::frame().zone(Zone::Dma32)),
-        Err(AllocError::Exhausted { zone: Zone::Dma32, .. })
-    ));
     frames.validate().unwrap();
 }
 

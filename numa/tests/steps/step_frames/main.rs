@@ -4,8 +4,10 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64", not(loom), not(miri)))]
 #![allow(clippy::unwrap_used)]
 
-#[path = "../frames/frames_support/mod.rs"]
+#[path = "../../frames/frames_support/mod.rs"]
 mod frames_support;
+mod modes;
+#[path = "../step_support/mod.rs"]
 mod step_support;
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use frames_support::{MIB, frame, pin};
 use step_support::{Held, Kind, Run, Scene, bound, request};
 use topomem_numa::NodeId;
-use topomem_numa::frames::{DoubleFrees, FrameRequest, FramesConfig, ResizeError, ZeroedFrames, Zeroing};
+use topomem_numa::frames::{FrameRequest, FramesConfig, ResizeError, ZeroedFrames};
 use topomem_percpu::{Order, PhysAddr};
 use topomem_stepper::{Context, Matrix, Operation, Plan, Trace};
 
@@ -363,30 +365,6 @@ fn retirements_meanwhile() {
     for (name, operations) in ["allocations", "frees", "caches"].into_iter().zip(meanwhile) {
         explore_retiring(&format!("frames: {name} beside retirements"), operations, RETIRING, 1);
     }
-}
-
-#[test]
-#[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
-fn paranoid() {
-    let paranoid = || {
-        Scene::new(&FramesConfig {
-            double_frees: DoubleFrees::FoundAtOnce,
-            ..FramesConfig::without_reserve()
-        })
-    };
-    let few = &[CONTEXTS[1], CONTEXTS[4]];
-    explore("frames: paranoid allocations", paranoid, ALLOCATIONS, few);
-    explore("frames: paranoid frees", paranoid, FREES, few);
-}
-
-#[test]
-#[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
-fn zeroing_on_free() {
-    let clearing =
-        || Scene::new(&FramesConfig { zeroing: Zeroing::OnFree, ..FramesConfig::without_reserve() });
-    let few = &[CONTEXTS[1], CONTEXTS[4]];
-    explore("frames: allocations, cleared on free", clearing, &ALLOCATIONS[..6], few);
-    explore("frames: frees, cleared on free", clearing, &FREES[..6], few);
 }
 
 #[test]

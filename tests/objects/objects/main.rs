@@ -3,16 +3,15 @@
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../object_support/mod.rs"]
 mod object_support;
+mod pagers;
+mod writeback;
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Wake, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use object_support::{Bench, PagerFile, at, run_pending_work, touch};
-use topomem::object::{MemoryObject, ObjectError, ObjectMapping, PageWait, PagerError, Residency};
+use object_support::{Bench, PagerFile, at, touch};
+use topomem::object::{MemoryObject, ObjectError, ObjectMapping, Residency};
 use topomem::region::{
     CollapseError, FaultAccess, FaultError, HugePages, MapRequest, PageFault, Placement, RegionName,
     Relocation, Resolved, Sharing,
@@ -205,221 +204,6 @@ fn cutting_takes_pages_out_of_all_mappings() {
 }
 
 #[test]
-fn a_fault_waits_for_the_pager() {
-    let bench = Bench::new(2);
-    let file = PagerFile::new(&bench, 4);
-    bench.serve_while(&file, |pin| {
-        let object = file.object(&bench, pin, 3 << 12);
-        let space = bench.space(pin);
-        bench.map(pin, &space, &object, FIRST, 3, 0, Sharing::Shared);
-        let Err(FaultError::Waits(mut first)) = space.on_page_fault(pin, read(FIRST + 1)) else {
-            panic!("a page that has to be read in")
-        };
-        let again = space.on_page_fault(pin, read(FIRST + 1));
-        assert!(again == Ok(Resolved::ObjectPage) || matches!(again, Err(FaultError::Waits(_))));
-        while first.try_answer().is_none() {
-            bench.sim.take_interrupts();
-        }
-        assert_eq!(first.try_answer(), Some(Ok(())));
-        // It stays until the future is dropped.
-        assert_eq!(object.evict(pin, 0..u64::MAX), 0);
-        let tried_at_once = u64::from(again.is_ok());
-        assert_eq!((space.major_faults(), space.minor_faults()), (0, tried_at_once), "nothing was answered");
-        assert_eq!(space.on_page_fault(pin, read(FIRST + 1).after_wait()).map(|_| ()), Ok(()));
-        assert_eq!(bench.load(pin, &space, FIRST + 1), file.initial(1));
-        drop(first);
-        drop(again);
-        assert_eq!(file.reads(), 1, "both waited for one request");
-        // Each fault counts once, however often it was tried.
-        assert_eq!((space.major_faults(), space.minor_faults()), (1, tried_at_once));
-        assert_eq!(object.evict(pin, 0..u64::MAX), 1);
-        assert_eq!(bench.load(pin, &space, FIRST + 1), file.initial(1));
-        assert_eq!(file.reads(), 2);
-        bench.finish(pin, [space], [object]);
-    });
-}
-
-/// A waker may take the lock that its kernel drops a task under.
-#[test]
-fn a_dropped_task_of_a_pager_calls_no_waker() {
-    struct Counted(AtomicU64);
-    impl Wake for Counted {
-        fn wake(self: Arc<Counted>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-    let bench = Bench::new(1);
-    let file = PagerFile::new(&bench, 4);
-    file.hold(true);
-    bench.on(|pin| {
-        let object = file.object(&bench, pin, 4 << 12);
-        let space = bench.space(pin);
-        bench.map(pin, &space, &object, FIRST, 4, 0, Sharing::Private);
-        let calls = Arc::new(Counted(AtomicU64::new(0)));
-        let waker = Waker::from(calls.clone());
-        let mut serve = Box::pin(file.requests.serve(bench.service, &file));
-        let mut waits: Vec<PageWait> = (0..2)
-            .map(|page| match space.on_page_fault(pin, read(FIRST + page)) {
-                Err(FaultError::Waits(mut wait)) => {
-                    assert!(Pin::new(&mut wait).poll(&mut Context::from_waker(&waker)).is_pending());
-                    wait
-                }
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert!(serve.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        drop(serve);
-        assert_eq!(calls.0.load(Ordering::SeqCst), 0, "a waker was called inside a drop");
-        // The one request was begun, the other one waits for another task.
-        let answers: Vec<_> = waits.iter_mut().map(PageWait::try_answer).collect();
-        assert!(answers.contains(&Some(Err(PagerError::Stopped))) && answers.contains(&None));
-        assert!(bench.service.wake_is_due(pin));
-        run_pending_work(bench.sim, bench.service, pin);
-        assert_eq!(calls.0.load(Ordering::SeqCst), 1);
-        file.hold(false);
-        let mut serve = Box::pin(file.requests.serve(bench.service, &file));
-        assert!(serve.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        assert_eq!(calls.0.load(Ordering::SeqCst), 2);
-        drop(waits);
-        drop(serve);
-        bench.finish(pin, [space], [object]);
-    });
-}
-
-#[test]
-fn a_pager_that_fails_or_stops_loses_nothing() {
-    let bench = Bench::new(2);
-    let file = PagerFile::new(&bench, 4);
-    file.fail(true);
-    bench.serve_while(&file, |pin| {
-        let object = file.object(&bench, pin, 4 << 12);
-        let space = bench.space(pin);
-        bench.map(pin, &space, &object, FIRST, 4, 0, Sharing::Private);
-        let Err(FaultError::Waits(wait)) = space.on_page_fault(pin, write(FIRST)) else { panic!() };
-        assert_eq!(wait.wait(|| bench.relax()), Err(PagerError::Failed));
-        assert_eq!(object.resident_pages(), 0);
-        file.fail(false);
-        bench.store(pin, &space, FIRST, 1);
-        bench.finish(pin, [space], [object]);
-    });
-    // Nobody serves any more: a request stays, and goes with its object's last user.
-    bench.on(|pin| {
-        let object = file.object(&bench, pin, 4 << 12);
-        let space = bench.space(pin);
-        bench.map(pin, &space, &object, FIRST, 4, 0, Sharing::Private);
-        let waits: Vec<FaultError> =
-            (0..2).map(|_| space.on_page_fault(pin, read(FIRST + 1)).unwrap_err()).collect();
-        assert_eq!(waits[0], waits[1], "one request");
-        drop(waits);
-        drop(space);
-        drop(object);
-        run_pending_work(bench.sim, bench.service, pin);
-    });
-    bench.serve_while(&file, |pin| {
-        // The request is answered now, and gives its frame back.
-        while file.reads() < 3 {
-            bench.relax();
-        }
-        bench.wait_for_frames(pin);
-    });
-}
-
-#[test]
-fn what_was_written_is_written_back_once() {
-    let bench = Bench::new(2);
-    let file = PagerFile::new(&bench, 8);
-    bench.serve_while(&file, |pin| {
-        let object = file.object(&bench, pin, (4 << 12) - 10);
-        let (one, other) = (bench.space(pin), bench.space(pin));
-        bench.map(pin, &one, &object, FIRST, 4, 0, Sharing::Shared);
-        bench.map(pin, &other, &object, FIRST, 4, 0, Sharing::Shared);
-        assert_eq!(bench.load(pin, &one, FIRST), file.initial(0));
-        assert_eq!(object.residency(0), Residency::Clean);
-        assert_eq!(object.residency(4096), Residency::Absent);
-        assert_eq!(one.on_page_fault(pin, write(FIRST)).unwrap(), Resolved::MadeWritable);
-        bench.store(pin, &one, FIRST, 41);
-        assert_eq!(object.residency(0), Residency::Dirty);
-        bench.store(pin, &other, FIRST + 3, 44);
-        assert_eq!(object.evict(pin, 0..u64::MAX), 0, "dirty pages stay");
-        bench.block_on(object.sync(0..u64::MAX)).unwrap();
-        assert_eq!((file.word(0), file.word(3), file.writes()), (41, 44, 2));
-        assert_eq!(file.last_length(3), 4096 - 10, "nothing behind the end is written");
-        assert_eq!(object.residency(0), Residency::Clean);
-        bench.block_on(object.sync(0..u64::MAX)).unwrap();
-        assert_eq!(file.writes(), 2);
-        // A write after that is noticed again, by whichever mapping.
-        bench.store(pin, &one, FIRST, 42);
-        bench.store(pin, &other, FIRST, 43);
-        bench.block_on(object.sync(0..4096)).unwrap();
-        assert_eq!((file.word(0), file.writes()), (43, 3));
-        bench.block_on(object.write(4096, &7_u64.to_le_bytes())).unwrap();
-        bench.block_on(object.sync(4096..8192)).unwrap();
-        assert_eq!(file.word(1), 7);
-        file.fail(true);
-        bench.store(pin, &one, FIRST, 50);
-        assert_eq!(bench.block_on(object.sync(0..u64::MAX)), Err(ObjectError::Pager(PagerError::Failed)));
-        assert_eq!(object.residency(0), Residency::Dirty);
-        file.fail(false);
-        bench.block_on(object.sync(0..u64::MAX)).unwrap();
-        assert_eq!(file.word(0), 50);
-        assert_eq!(object.evict(pin, 0..u64::MAX), 3);
-        assert_eq!(bench.load(pin, &one, FIRST), 50);
-        bench.finish(pin, [one, other], [object]);
-    });
-}
-
-#[test]
-fn a_write_during_writeback_stays_dirty() {
-    let bench = Bench::new(2);
-    let file = PagerFile::new(&bench, 2);
-    bench.serve_while(&file, |pin| {
-        let object = file.object(&bench, pin, 2 << 12);
-        let space = bench.space(pin);
-        bench.map(pin, &space, &object, FIRST, 2, 0, Sharing::Shared);
-        bench.store(pin, &space, FIRST, 1);
-        file.hold(true);
-        let mut sync = Box::pin(object.sync(0..4096));
-        bench.poll(sync.as_mut());
-        while file.writes() == 0 {
-            bench.relax();
-        }
-        assert_eq!(object.residency(0), Residency::Writing);
-        assert!(bench.sim.store(at(FIRST), 9).is_err(), "the permission to write has gone");
-        bench.store(pin, &space, FIRST, 2);
-        file.hold(false);
-        bench.block_on(sync).unwrap();
-        assert_eq!(file.word(0), 1);
-        assert_eq!(object.residency(0), Residency::Dirty);
-        bench.block_on(object.sync(0..4096)).unwrap();
-        assert_eq!(file.word(0), 2);
-        bench.finish(pin, [space], [object]);
-    });
-}
-
-#[test]
-fn a_sync_that_is_dropped_leaves_pages_dirty() {
-    let bench = Bench::new(2);
-    let file = PagerFile::new(&bench, 200);
-    bench.serve_while(&file, |pin| {
-        let object = file.object(&bench, pin, 200 << 12);
-        for page in 0..200 {
-            bench.block_on(object.write(page << 12, &(page + 1).to_le_bytes())).unwrap();
-        }
-        file.hold(true);
-        let mut syncs: Vec<_> =
-            (0..12).map(|part| Box::pin(object.sync(part << 16..(part + 1) << 16))).collect();
-        syncs.iter_mut().for_each(|sync| bench.poll(sync.as_mut()));
-        drop(syncs);
-        file.hold(false);
-        bench.block_on(object.sync(0..u64::MAX)).unwrap();
-        for page in 0..200 {
-            assert_eq!(file.word(page), page + 1, "page {page}");
-        }
-        bench.finish(pin, [], [object]);
-    });
-}
-
-#[test]
 fn a_hole_is_zero_and_the_pager_hears_of_it() {
     let bench = Bench::new(2);
     let file = PagerFile::new(&bench, 8);
@@ -477,41 +261,6 @@ fn faults_meet_cuts() {
         drop(space);
     });
     bench.on(|pin| bench.finish(pin, [], [object]));
-}
-
-#[test]
-fn no_write_is_lost_by_writebacks_that_it_meets() {
-    let bench = Bench::new(3);
-    let file = PagerFile::new(&bench, 2);
-    let object = bench.on(|pin| file.object(&bench, pin, 2 << 12));
-    let done = AtomicBool::new(false);
-    bench.sim.run(|pin| match pin.cpu().index() {
-        0 => {
-            for _ in 0..60 {
-                bench.block_on(object.sync(0..u64::MAX)).unwrap();
-                object.evict(pin, 0..u64::MAX);
-            }
-            done.store(true, Ordering::Release);
-        }
-        1 => bench.serve_until(&file, &done),
-        _ => {
-            let space = bench.space(pin);
-            bench.map(pin, &space, &object, FIRST, 2, 0, Sharing::Shared);
-            let mut value = 0;
-            while !done.load(Ordering::Acquire) {
-                value += 1;
-                bench.store(pin, &space, FIRST, value);
-                let seen = bench.load(pin, &space, FIRST);
-                assert_eq!(seen, value, "a write was lost");
-            }
-            bench.leave(pin);
-        }
-    });
-    bench.serve_while(&file, |pin| {
-        bench.block_on(object.sync(0..u64::MAX)).unwrap();
-        bench.leave(pin);
-    });
-    bench.on(|_| drop(object));
 }
 
 #[test]

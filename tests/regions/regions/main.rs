@@ -2,8 +2,10 @@
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+mod forks;
+mod stacks;
 
+use space_support::{Space, activate, allocated, at, finish, touch};
 use topomem::region::{
     FaultAccess, FaultError, Kind, MapRequest, MmapError, MprotectError, MremapError, MunmapError, PageFault,
     Placement, Relocation, Resolved,
@@ -11,8 +13,8 @@ use topomem::region::{
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{Access, CpuId, CpuPin, PendingWork, VirtAddr};
 
+#[path = "../space_support/mod.rs"]
 mod space_support;
-use space_support::{Space, activate, allocated, at, deactivate, finish, touch};
 
 fn booted(cpus: usize) -> (&'static Sim, &'static SimService) {
     let sim = Sim::builder().nodes(2).cpus(cpus).memory(64 << 20).build().unwrap();
@@ -221,44 +223,6 @@ fn neighbours_that_are_alike_are_one_region() {
 }
 
 #[test]
-fn stacks_grow_to_their_limit_and_not_to_their_neighbour() {
-    let (sim, service) = booted(1);
-    sim.on(CpuId::BOOT, |pin| {
-        let space = service.create_space(pin).unwrap();
-        activate(&space, pin);
-        let map = |page: u64, count: u64, kind, access| {
-            let request = MapRequest::anonymous(count << 12).access(access).kind(kind);
-            space.mmap(pin, &request.placed(Placement::FixedNoReplace(at(page)))).unwrap();
-        };
-        map(10_000, 2, Kind::Stack, Access::WRITE);
-        space.set_stack_limit(1000 << 12);
-        let touch = |page| touch(sim, pin, &space, page, Some(page));
-        assert_eq!(touch(9_999), Ok(9_999));
-        assert_eq!(touch(9_500), Ok(9_500));
-        assert_eq!(listed(&space, pin), [(9_500, 10_002, Access::WRITE, 2)]);
-        assert_eq!(touch(9_001), Err(FaultError::NotMapped), "1001 pages");
-        assert_eq!(touch(9_002), Ok(9_002));
-        assert_eq!(touch(9_001), Err(FaultError::NotMapped));
-        // A neighbour within 256 pages, which permits accesses or not.
-        map(20_000, 1, Kind::Stack, Access::WRITE);
-        map(19_700, 1, Kind::Anonymous, Access::READ);
-        assert_eq!(touch(19_956), Err(FaultError::NotMapped));
-        assert_eq!(touch(19_957), Ok(19_957));
-        map(30_000, 1, Kind::Stack, Access::WRITE);
-        map(29_998, 1, Kind::Anonymous, Access::NONE);
-        assert_eq!(touch(29_999), Ok(29_999));
-        assert_eq!(touch(29_997), Err(FaultError::NotMapped), "another region is in between");
-        // Above what is no stack nothing grows.
-        map(40_000, 1, Kind::Heap, Access::WRITE);
-        assert_eq!(touch(39_999), Err(FaultError::NotMapped));
-        // Nor does a stack without room below.
-        map(600, 1, Kind::Stack, Access::WRITE);
-        assert_eq!(touch(1), Ok(1));
-        assert_eq!(touch(0), Err(FaultError::NotMapped));
-    });
-}
-
-#[test]
 fn regions_grow_in_place_or_move() {
     let (sim, service) = booted(1);
     sim.on(CpuId::BOOT, |pin| {
@@ -298,130 +262,6 @@ fn regions_grow_in_place_or_move() {
         assert_eq!(touch(sim, pin, &space, (1 << 21) + 3 + 2047, Some(1)), Ok(1));
         assert_eq!(touch(sim, pin, &space, (1 << 21) + 3 + 2048, None), Err(FaultError::NotMapped));
         finish(sim, service, pin, space, before);
-    });
-}
-
-#[test]
-fn a_fork_copies_what_is_written_afterwards() {
-    let (sim, service) = booted(1);
-    sim.on(CpuId::BOOT, |pin| {
-        let before = allocated(service);
-        let parent = service.create_space(pin).unwrap();
-        activate(&parent, pin);
-        let request = MapRequest::anonymous(8 << 12).placed(Placement::Fixed(at(100)));
-        parent.mmap(pin, &request).unwrap();
-        for page in 100..104 {
-            touch(sim, pin, &parent, page, Some(page)).unwrap();
-        }
-        touch(sim, pin, &parent, 104, None).unwrap();
-        let child = parent.fork(pin).unwrap();
-        assert_eq!(child.mapped_pages(), 5);
-        // The parent's translations are gone: it finds a copy.
-        let fault =
-            |space: &Space, page| space.on_page_fault(pin, PageFault::new(at(page), FaultAccess::Write));
-        assert!(matches!(sim.store(at(100), 1), Err(Fault::Denied { .. })));
-        assert_eq!(fault(&parent, 100), Ok(Resolved::Copied));
-        assert_eq!(touch(sim, pin, &parent, 100, Some(1)), Ok(1));
-        assert_eq!(fault(&parent, 105), Ok(Resolved::Zeroed));
-        activate(&child, pin);
-        assert_eq!(touch(sim, pin, &child, 100, None), Ok(100));
-        assert_eq!(fault(&child, 100), Ok(Resolved::Reused), "the parent has given it up");
-        assert_eq!(fault(&child, 101), Ok(Resolved::Copied));
-        assert_eq!(fault(&child, 104), Ok(Resolved::Zeroed));
-        assert_eq!(touch(sim, pin, &child, 105, None), Ok(0));
-        let grandchild = child.fork(pin).unwrap();
-        activate(&grandchild, pin);
-        assert_eq!(touch(sim, pin, &grandchild, 102, Some(5)), Ok(5));
-        activate(&parent, pin);
-        for page in 101..104 {
-            assert_eq!(touch(sim, pin, &parent, page, None), Ok(page));
-        }
-        assert_eq!(fault(&parent, 101), Ok(Resolved::Reused));
-        activate(&child, pin);
-        assert_eq!(touch(sim, pin, &child, 102, None), Ok(102));
-        deactivate(service, pin);
-        drop((child, grandchild));
-        finish(sim, service, pin, parent, before);
-    });
-}
-
-/// Says at its end, by a panic or not, that the other CPU need not go on.
-struct Done<'a>(&'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
-/// One CPU writes numbers to pages in turn while the other forks: a copy that has a number in a page has
-/// it, or a later one, in the pages that were written before.
-#[test]
-fn a_fork_is_consistent_while_another_cpu_writes() {
-    const PAGES: u64 = 8;
-    const FORKS: u64 = 60;
-    let (sim, service) = booted(2);
-    let space = sim.on(CpuId::BOOT, |pin| service.create_space(pin).unwrap());
-    let done = AtomicBool::new(false);
-    sim.run(|pin| {
-        activate(&space, pin);
-        if pin.cpu() == CpuId::BOOT {
-            // Each page in 512 GiB of its own.
-            for page in 1..=PAGES {
-                let request = MapRequest::anonymous(4096).placed(Placement::Fixed(at(page << 27)));
-                space.mmap(pin, &request).unwrap();
-            }
-        }
-        sim.barrier();
-        if pin.cpu() == CpuId::BOOT {
-            let _done = Done(&done);
-            for _ in 0..FORKS {
-                let child = space.fork(pin).unwrap();
-                activate(&child, pin);
-                let mut last = None;
-                for page in 1..=PAGES {
-                    let number = touch(sim, pin, &child, page << 27, None).unwrap();
-                    let right = last.is_none_or(|last| number == last || number + 1 == last);
-                    assert!(right, "page {page} has {number} after {last:?}");
-                    last = Some(number);
-                }
-                activate(&space, pin);
-                drop(child);
-                service.run_pending_work(pin);
-            }
-        } else {
-            let mut number = 1;
-            while !done.load(Ordering::Acquire) {
-                for page in 1..=PAGES {
-                    touch(sim, pin, &space, page << 27, Some(number)).unwrap();
-                }
-                number += 1;
-            }
-        }
-        sim.barrier();
-        deactivate(service, pin);
-        sim.barrier();
-    });
-}
-
-/// How long a stack is must not make its growth slower: the whole limit page by page.
-#[test]
-fn a_stack_grows_page_by_page_to_its_limit() {
-    let (sim, service) = booted(1);
-    sim.on(CpuId::BOOT, |pin| {
-        let space = service.create_space(pin).unwrap();
-        activate(&space, pin);
-        let request = MapRequest::anonymous(4096).kind(Kind::Stack);
-        space.mmap(pin, &request.placed(Placement::FixedNoReplace(at(10_000)))).unwrap();
-        for page in (10_001 - 2048..10_000).rev() {
-            assert_eq!(touch(sim, pin, &space, page, Some(page)), Ok(page));
-        }
-        assert_eq!(touch(sim, pin, &space, 10_000 - 2048, Some(1)), Err(FaultError::NotMapped));
-        // What was unmapped of it does not count, once another stack has grown.
-        space.munmap(pin, at(9_500), 501 << 12).unwrap().wait(pin);
-        space.mmap(pin, &request.placed(Placement::FixedNoReplace(at(20_000)))).unwrap();
-        assert_eq!(touch(sim, pin, &space, 19_999, Some(1)), Ok(1));
-        assert_eq!(touch(sim, pin, &space, 10_000 - 2048, Some(1)), Ok(1));
     });
 }
 

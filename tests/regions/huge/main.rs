@@ -2,18 +2,22 @@
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod collapse;
+mod parts;
+mod shortage;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use topomem::frames::FrameRequest;
+use space_support::{Space, activate, allocated, at, deactivate, touch};
 use topomem::region::{
     Advice, CollapseError, FaultAccess, FaultError, HugePages, MapRequest, MmapError, PageFault, Placement,
-    Populate, Relocation, Resolved, Transparent,
+    Populate, Resolved, Transparent,
 };
 use topomem::sim::{Fault, Sim, SimService};
-use topomem::{Access, CpuId, CpuPin, Order, PageSize, PendingWork, PhysFrame, VirtAddr};
+use topomem::{Access, CpuId, CpuPin, PageSize, PendingWork, VirtAddr};
 
+#[path = "../space_support/mod.rs"]
 mod space_support;
-use space_support::{Space, activate, allocated, at, deactivate, touch};
 
 const HUGE: u64 = 512;
 const BYTES: u64 = 2 << 20;
@@ -150,97 +154,6 @@ fn pages_of_a_size_are_mapped_or_refused() {
 }
 
 #[test]
-fn more_pages_of_a_size_than_there_are_leave_nothing() {
-    with_space(HugePages::Never, 16 << 20, |_, service, pin, space| {
-        let before = allocated(service);
-        let request = MapRequest::huge(64 << 20, PageSize::Size2MiB).populate(Populate::Now);
-        let refused = space.mmap(pin, &request);
-        assert!(matches!(refused, Err(MmapError::NoLargePage(PageSize::Size2MiB, _))), "{refused:?}");
-        assert_eq!(space.next_region(pin, at(1)), None);
-        assert_eq!(space.mapped_pages(), 0);
-        while service.run_pending_work(pin) != PendingWork::Done {}
-        assert!(allocated(service) <= before + 4, "tables alone stay");
-    });
-}
-
-/// Cuts `part` pages out of the middle of a page of 2 MiB in each way there is.
-#[test]
-fn parts_of_a_large_page_change_alone() {
-    type Change = fn(&Space, &CpuPin, VirtAddr, u64);
-    let changes: [(Change, Option<u64>); 4] = [
-        (|space, pin, start, bytes| space.munmap(pin, start, bytes).unwrap().wait(pin), None),
-        (
-            |space, pin, start, bytes| {
-                space.mprotect(pin, start, bytes, Access::READ).unwrap().wait(pin);
-                space.mprotect(pin, start, bytes, Access::WRITE).unwrap().wait(pin);
-            },
-            Some(1),
-        ),
-        (
-            |space, pin, start, bytes| {
-                space.madvise(pin, start, bytes, Advice::DontNeed).unwrap().wait(pin);
-            },
-            Some(0),
-        ),
-        (
-            |space, pin, start, bytes| {
-                let to = Relocation::Fixed(at(FIRST + 4 * HUGE + 3));
-                space.mremap(pin, start, bytes, bytes, to).unwrap();
-                space.mremap(pin, at(FIRST + 4 * HUGE + 3), bytes, bytes, Relocation::Fixed(start)).unwrap();
-            },
-            Some(1),
-        ),
-    ];
-    for request in [MapRequest::anonymous(BYTES), MapRequest::huge(BYTES, PageSize::Size2MiB)] {
-        for (change, left) in changes {
-            for (first, count) in [(0, 1), (100, 7), (511, 1), (0, 511)] {
-                with_space(HugePages::Always, MEMORY, |sim, _, pin, space| {
-                    space.mmap(pin, &request.placed(Placement::Fixed(at(FIRST)))).unwrap();
-                    for page in FIRST..FIRST + HUGE {
-                        touch(sim, pin, space, page, Some(1)).unwrap();
-                    }
-                    let region = space.next_region(pin, at(FIRST)).unwrap().region();
-                    assert_eq!(size_of(space, pin, FIRST), Some(PageSize::Size2MiB));
-                    change(space, pin, at(FIRST + first), count << 12);
-                    for page in 0..HUGE {
-                        let inside = (first..first + count).contains(&page);
-                        let found = touch(sim, pin, space, FIRST + page, None);
-                        let expected = if inside { left } else { Some(1) };
-                        assert_eq!(found.ok(), expected, "page {page} of {first}, {count}");
-                    }
-                    let outside = if first == 0 { FIRST + count } else { FIRST };
-                    let found = space.next_region(pin, at(outside)).unwrap();
-                    assert_eq!(found.region(), region, "ids are kept");
-                });
-            }
-        }
-    }
-}
-
-#[test]
-fn a_whole_page_that_is_moved_stays_large() {
-    with_space(HugePages::Always, MEMORY, |sim, _, pin, space| {
-        map(space, pin, HUGE);
-        write(sim, pin, space, FIRST + 3);
-        let region = space.next_region(pin, at(FIRST)).unwrap().region();
-        let to = FIRST + 9 * HUGE;
-        space.mremap(pin, at(FIRST), BYTES, BYTES, Relocation::Fixed(at(to))).unwrap();
-        assert_eq!(size_of(space, pin, to), Some(PageSize::Size2MiB));
-        assert_eq!(read(sim, pin, space, to + 3), FIRST + 3);
-        assert_eq!(space.next_region(pin, at(to)).unwrap().region(), region, "the region moves, too");
-        let odd = to + 4 * HUGE + 1;
-        space.mremap(pin, at(to), BYTES, BYTES, Relocation::Fixed(at(odd))).unwrap();
-        assert_eq!(size_of(space, pin, odd), Some(PageSize::Size4KiB));
-        assert_eq!(read(sim, pin, space, odd + 3), FIRST + 3);
-        assert_eq!(space.next_region(pin, at(odd)).unwrap().region(), region);
-        // It grows, so that it has to move.
-        map(space, pin, 1);
-        let grown = space.mremap(pin, at(odd), BYTES, 2 * BYTES, Relocation::MayMove).unwrap();
-        assert_eq!(read(sim, pin, space, (grown.as_u64() >> 12) + 3), FIRST + 3);
-    });
-}
-
-#[test]
 fn a_fork_shares_large_pages_and_their_last_holder_reuses_them() {
     with_space(HugePages::Always, MEMORY, |sim, service, pin, parent| {
         map(parent, pin, 2 * HUGE);
@@ -292,88 +205,6 @@ fn tables_left_over_do_not_keep_pages_small() {
         write(sim, pin, space, FIRST + 2);
         assert_eq!(size_of(space, pin, FIRST), Some(PageSize::Size2MiB));
         assert_eq!(read(sim, pin, space, FIRST + 1), 0);
-    });
-}
-
-#[test]
-fn without_a_free_run_pages_are_small() {
-    with_space(HugePages::Always, 8 << 20, |sim, service, pin, space| {
-        let mut held = Vec::new();
-        while let Ok(run) = service.alloc(pin, &FrameRequest::order(Order::HUGE)) {
-            held.push(run);
-        }
-        map(space, pin, HUGE);
-        write(sim, pin, space, FIRST + 1);
-        assert_eq!(size_of(space, pin, FIRST + 1), Some(PageSize::Size4KiB));
-        assert_eq!(space.mapped_pages(), 1);
-        let refused = space.collapse(pin, at(FIRST), BYTES);
-        assert!(matches!(refused, Err(CollapseError::OutOfFrames(_))), "{refused:?}");
-        write(sim, pin, space, FIRST + 1);
-        for run in held {
-            // SAFETY: it was allocated above, and nobody uses it.
-            unsafe { service.frames().free(pin, run, Order::HUGE) }.unwrap();
-        }
-        space.collapse(pin, at(FIRST), BYTES).unwrap();
-        assert_eq!(size_of(space, pin, FIRST + 1), Some(PageSize::Size2MiB));
-        assert_eq!(read(sim, pin, space, FIRST + 1), FIRST + 1);
-    });
-}
-
-#[test]
-fn a_collapse_keeps_contents_and_region() {
-    with_space(HugePages::Never, MEMORY, |sim, _, pin, space| {
-        map(space, pin, 3 * HUGE);
-        // Some are written, some read, and some shared.
-        for page in [1, 2, 77, 511] {
-            write(sim, pin, space, FIRST + page);
-        }
-        assert_eq!(read(sim, pin, space, FIRST + 5), 0);
-        let child = space.fork(pin).unwrap();
-        write(sim, pin, space, FIRST + 2);
-        let region = space.next_region(pin, at(FIRST)).unwrap();
-        // Less than 2 MiB stays as it is.
-        space.collapse(pin, at(FIRST + 1), BYTES).unwrap();
-        assert_eq!(size_of(space, pin, FIRST + 1), Some(PageSize::Size4KiB));
-        space.collapse(pin, at(FIRST), 3 * BYTES).unwrap();
-        assert_eq!(size_of(space, pin, FIRST), Some(PageSize::Size2MiB));
-        assert_eq!(size_of(space, pin, FIRST + HUGE), None, "nothing was mapped there");
-        assert_eq!(space.mapped_pages(), HUGE);
-        let after = space.next_region(pin, at(FIRST)).unwrap();
-        assert_eq!(
-            (after.start(), after.length(), after.region()),
-            (region.start(), region.length(), region.region())
-        );
-        for page in 0..HUGE {
-            let expected = if [1, 2, 77, 511].contains(&page) { FIRST + page } else { 0 };
-            assert_eq!(read(sim, pin, space, FIRST + page), expected);
-        }
-        write(sim, pin, space, FIRST + 9);
-        assert_eq!(size_of(space, pin, FIRST + 9), Some(PageSize::Size2MiB), "the space's alone");
-        assert_eq!(child.translate(pin, at(FIRST + 1)).unwrap().size, PageSize::Size4KiB);
-        drop(child);
-        // Cut again, and made one again, in part by other frames.
-        space.madvise(pin, at(FIRST + 3), 1 << 12, Advice::DontNeed).unwrap().wait(pin);
-        write(sim, pin, space, FIRST + 3);
-        space.collapse(pin, at(FIRST), BYTES).unwrap();
-        assert_eq!(size_of(space, pin, FIRST + 9), Some(PageSize::Size2MiB));
-        assert_eq!(read(sim, pin, space, FIRST + 77), FIRST + 77);
-    });
-}
-
-#[test]
-fn what_is_of_several_regions_is_not_collapsed() {
-    with_space(HugePages::Never, MEMORY, |sim, _, pin, space| {
-        map(space, pin, HUGE);
-        write(sim, pin, space, FIRST);
-        space.mprotect(pin, at(FIRST + 3), 1 << 12, Access::READ).unwrap().wait(pin);
-        assert_eq!(space.collapse(pin, at(FIRST), BYTES), Err(CollapseError::Unfit(at(FIRST))));
-        space.munmap(pin, at(FIRST + 3), 1 << 12).unwrap().wait(pin);
-        assert_eq!(space.collapse(pin, at(FIRST), BYTES), Err(CollapseError::Unfit(at(FIRST))));
-        assert_eq!(space.mapped_pages(), 1);
-        let code = MapRequest::anonymous(BYTES).access(Access::EXECUTE);
-        let start = space.mmap(pin, &code.placed(Placement::Fixed(at(FIRST + 8 * HUGE)))).unwrap();
-        space.on_page_fault(pin, PageFault::new(start, FaultAccess::Execute)).unwrap();
-        assert_eq!(space.collapse(pin, start, BYTES), Err(CollapseError::Unfit(start)));
     });
 }
 
@@ -433,99 +264,6 @@ fn a_first_write_maps_what_is_around() {
         assert_eq!(regions(&child), regions(space));
         assert_eq!(regions(space).len(), 4);
     });
-}
-
-/// Takes all free frames but `singles` of 4 KiB and `runs` of 2 MiB. Returns what it took.
-fn starve(service: &SimService, pin: &CpuPin, singles: usize, runs: usize) -> Vec<(PhysFrame, Order)> {
-    let mut held = Vec::new();
-    for order in [Order::HUGE, Order::FRAME] {
-        while let Ok(frame) = service.frames().alloc(pin, &FrameRequest::order(order)) {
-            held.push((frame, order));
-        }
-    }
-    for (order, count) in [(Order::FRAME, singles), (Order::HUGE, runs)] {
-        for _ in 0..count {
-            let of_order = held.iter().position(|&(_, of)| of == order).unwrap();
-            give_back(service, pin, [held.swap_remove(of_order)]);
-        }
-    }
-    held
-}
-
-fn give_back(service: &SimService, pin: &CpuPin, held: impl IntoIterator<Item = (PhysFrame, Order)>) {
-    for (frame, order) in held {
-        // SAFETY: it was allocated by the caller, and nobody uses it.
-        unsafe { service.frames().free(pin, frame, order) }.unwrap();
-    }
-}
-
-/// With each small number of free frames: an operation succeeds, or changes nothing; and none is lost.
-#[test]
-fn memory_that_runs_out_changes_nothing() {
-    type Operation = fn(&Space, &CpuPin) -> bool;
-    let operations: [(&str, Operation); 7] = [
-        ("unmap a part", |space, pin| match space.munmap(pin, at(FIRST + 3), 1 << 12) {
-            Ok(unmapping) => {
-                unmapping.wait(pin);
-                true
-            }
-            Err(_) => false,
-        }),
-        ("protect a part", |space, pin| match space.mprotect(pin, at(FIRST + 3), 1 << 12, Access::READ) {
-            Ok(unmapping) => {
-                unmapping.wait(pin);
-                true
-            }
-            Err(_) => false,
-        }),
-        ("give up a part", |space, pin| match space.madvise(pin, at(FIRST + 3), 1 << 12, Advice::DontNeed) {
-            Ok(unmapping) => {
-                unmapping.wait(pin);
-                true
-            }
-            Err(_) => false,
-        }),
-        ("move to where it is cut", |space, pin| {
-            let to = Relocation::Fixed(at(FIRST + 8 * HUGE + 1));
-            space.mremap(pin, at(FIRST), BYTES, BYTES, to).is_ok()
-        }),
-        ("fork", |space, pin| space.fork(pin).is_ok()),
-        ("collapse", |space, pin| space.collapse(pin, at(FIRST + HUGE), BYTES).is_ok()),
-        ("a first write", |space, pin| {
-            space.on_page_fault(pin, PageFault::new(at(FIRST + 2 * HUGE), FaultAccess::Write)).is_ok()
-        }),
-    ];
-    for (name, operation) in operations {
-        let mut outcomes = Vec::new();
-        for (singles, runs) in
-            [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (6, 0), (9, 0), (0, 1), (3, 1), (9, 1)]
-        {
-            with_space(HugePages::Always, 16 << 20, |sim, service, pin, space| {
-                map(space, pin, 3 * HUGE);
-                write(sim, pin, space, FIRST + 3);
-                space.set_huge_pages(HugePages::Never);
-                for page in [0, 7, 300] {
-                    write(sim, pin, space, FIRST + HUGE + page);
-                }
-                space.set_huge_pages(HugePages::Always);
-                let (mapped, region) = (space.mapped_pages(), space.next_region(pin, at(FIRST)));
-                let held = starve(service, pin, singles, runs);
-                let done = operation(space, pin);
-                give_back(service, pin, held);
-                outcomes.push(done);
-                if !done {
-                    assert_eq!(space.mapped_pages(), mapped, "{name}, {singles}, {runs}");
-                    assert_eq!(space.next_region(pin, at(FIRST)), region, "{name}, {singles}, {runs}");
-                    assert_eq!(read(sim, pin, space, FIRST + 3), FIRST + 3);
-                }
-                for page in [0, 7, 300].map(|page| FIRST + HUGE + page) {
-                    assert_eq!(read(sim, pin, space, page), page, "{name}");
-                    write(sim, pin, space, page);
-                }
-            });
-        }
-        assert!(outcomes.contains(&true) && outcomes.contains(&false), "{name}: {outcomes:?}");
-    }
 }
 
 /// Threads write words that are theirs alone, while others collapse, cut, protect and fork the same pages.
