@@ -53,12 +53,10 @@ fn the_page_names_every_file_that_miri_leaves_out_or_that_has_models() {
             continue;
         }
         let name = file.file_stem().unwrap().to_str().unwrap();
-        // A folder's own file has the folder's name.
-        let name = if matches!(name, "mod" | "main") {
-            file.parent().unwrap().file_name().unwrap().to_str().unwrap()
-        } else {
-            name
-        };
+        // A folder's own file has the folder's name; the modules of a test program have the program's.
+        let is_of_folder = matches!(name, "mod" | "main") || file.with_file_name("main.rs").exists();
+        let name =
+            if is_of_folder { file.parent().unwrap().file_name().unwrap().to_str().unwrap() } else { name };
         if page.contains(name) {
             named += 1;
         } else {
