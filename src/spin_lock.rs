@@ -21,7 +21,7 @@ unsafe impl<T: Send> Sync for SpinLock<T> {}
 
 impl<T> SpinLock<T> {
     #[cfg(not(loom))]
-    pub const fn new(value: T) -> SpinLock<T> {
+    pub(crate) const fn new(value: T) -> SpinLock<T> {
         SpinLock { held: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
@@ -31,7 +31,7 @@ impl<T> SpinLock<T> {
     }
 
     /// Waits until the lock is free, and locks it.
-    pub fn lock(&self, platform: &impl Platform) -> SpinGuard<'_, T> {
+    pub(crate) fn lock(&self, platform: &impl Platform) -> SpinGuard<'_, T> {
         loop {
             if let Some(guard) = self.try_lock() {
                 return guard;
@@ -43,7 +43,7 @@ impl<T> SpinLock<T> {
     }
 
     /// Locks the lock if it is free.
-    pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
+    pub(crate) fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
         // Acquire pairs with the Release in the guard's drop.
         if self.held.swap(true, Ordering::Acquire) { None } else { Some(SpinGuard { lock: self }) }
     }

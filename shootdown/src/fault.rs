@@ -109,14 +109,14 @@ impl FaultCell {
     /// Resets the flag of `cpu`, which is being asked.
     pub(crate) fn ask(&self, cpu: CpuId) {
         if self.is(Fault::OneFlag) {
-            self.answered.remove(cpu, sync::atomic::Ordering::AcqRel);
+            self.answered.remove(cpu, Ordering::AcqRel);
         }
     }
 
     /// Sets the flag of `cpu`, which has flushed. May allocate.
     pub(crate) fn answer(&self, cpu: CpuId) {
         if self.is(Fault::OneFlag) {
-            self.answered.insert(cpu, sync::atomic::Ordering::AcqRel);
+            self.answered.insert(cpu, Ordering::AcqRel);
         }
         if self.is(Fault::AllocateInHandler) {
             core::hint::black_box(alloc::boxed::Box::new(cpu));
@@ -126,14 +126,14 @@ impl FaultCell {
     /// Notes the report of `cpu`.
     pub(crate) fn give_up(&self, cpu: CpuId) {
         if self.is(Fault::GiveUp) {
-            self.answered.insert(cpu, sync::atomic::Ordering::AcqRel);
+            self.answered.insert(cpu, Ordering::AcqRel);
         }
     }
 
     /// Returns whether `cpu` counts as done regardless of its published generation; `None` if the
     /// published generation decides.
     pub(crate) fn answered(&self, cpu: CpuId) -> Option<bool> {
-        let answered = || self.answered.contains(cpu, sync::atomic::Ordering::Acquire);
+        let answered = || self.answered.contains(cpu, Ordering::Acquire);
         if self.is(Fault::OneFlag) {
             return Some(answered());
         }

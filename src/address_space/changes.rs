@@ -17,7 +17,7 @@ impl<P: Machine> SpaceCore<P> {
     /// Records the stale translations of `changed` in the domain's log, or returns `None` if none
     /// are stale. For a cursor's `record`, called with the changed entries still locked.
     #[inline(always)]
-    pub fn record(&self, changed: &Changed) -> Option<ChangeRecord<'_>> {
+    pub(crate) fn record(&self, changed: &Changed) -> Option<ChangeRecord<'_>> {
         let invalidation = invalidation_of(changed)?;
         Some(self.service.shootdown().record(self.domain(), invalidation))
     }
@@ -26,7 +26,7 @@ impl<P: Machine> SpaceCore<P> {
     /// still locked.
     // Always inlined: recorded values stay in registers.
     #[inline(always)]
-    pub fn clear<T>(
+    pub(crate) fn clear<T>(
         &self,
         pin: &CpuPin,
         range: PageRange,
@@ -57,7 +57,7 @@ impl<P: Machine> SpaceCore<P> {
     /// as [`SpaceCore::clear`] does.
     // Always inlined: recorded values stay in registers.
     #[inline(always)]
-    pub fn reprotect<T>(
+    pub(crate) fn reprotect<T>(
         &self,
         pin: &CpuPin,
         range: PageRange,
@@ -93,7 +93,7 @@ impl<P: Machine> SpaceCore<P> {
     /// `record` also gets the pages of the new place, with the entries of both places still locked.
     ///
     /// The pages of the old place keep belonging to regions if `left` returns regions.
-    pub fn relocate<T>(
+    pub(crate) fn relocate<T>(
         &self,
         pin: &CpuPin,
         from: PageRange,
@@ -136,7 +136,7 @@ impl<P: Machine> SpaceCore<P> {
     /// Returns the record, and the end of the change.
     // Always inlined, like `PageTable::rewrite_at_once`.
     #[inline(always)]
-    pub fn rewrite<R: Rewrite>(
+    pub(crate) fn rewrite<R: Rewrite>(
         &self,
         pin: &CpuPin,
         pages: Pages,
@@ -153,7 +153,7 @@ impl<P: Machine> SpaceCore<P> {
     /// returns `None`: the caller then calls [`SpaceCore::rewrite_slowly`].
     // Always inlined, like `PageTable::rewrite_at_once`.
     #[inline(always)]
-    pub fn rewrite_at_once<R: Rewrite>(
+    pub(crate) fn rewrite_at_once<R: Rewrite>(
         &self,
         pin: &CpuPin,
         pages: Pages,
@@ -170,7 +170,7 @@ impl<P: Machine> SpaceCore<P> {
 
     /// Rewrites like [`SpaceCore::rewrite`], for any pages and at any cost.
     #[inline(never)]
-    pub fn rewrite_slowly<R: Rewrite>(
+    pub(crate) fn rewrite_slowly<R: Rewrite>(
         &self,
         pin: &CpuPin,
         pages: Pages,
@@ -200,7 +200,7 @@ impl<P: Machine> SpaceCore<P> {
     /// Handles an access to the page of `neighbours` as decided by `decide`, and maps the
     /// neighbours if the page becomes mapped. Adds the stale translations to `changed`, and records
     /// them. Calls `answered` once, with the page's entry still claimed.
-    pub fn resolve<E>(
+    pub(crate) fn resolve<E>(
         &self,
         pin: &CpuPin,
         neighbours: &mut Neighbours<impl FnMut() -> Option<PhysFrame>>,
@@ -233,7 +233,7 @@ impl<P: Machine> SpaceCore<P> {
     }
 
     /// Cuts the leaves above the level `to` touched by `pages`. No translation changes.
-    pub fn cut_leaves(&self, pin: &CpuPin, pages: Pages, to: Level) -> Result<(), AllocError> {
+    pub(crate) fn cut_leaves(&self, pin: &CpuPin, pages: Pages, to: Level) -> Result<(), AllocError> {
         let mut reserve = Reserve::new(self.service.frames(), pin);
         loop {
             match self.table.cut_leaves(self.service.tables(pin), &mut reserve, pages, to) {
@@ -260,7 +260,7 @@ impl From<RemapError> for Unmoved {
 
 impl Unmoved {
     /// Returns the error of a move of `from` without expectations.
-    pub fn refused(self, from: PageRange) -> RemapError {
+    pub(crate) fn refused(self, from: PageRange) -> RemapError {
         match self {
             Unmoved::Refused(error) => error,
             Unmoved::Changed => {

@@ -100,7 +100,7 @@ const fn per_cpu_offset<P: Machine>() -> usize {
 
 impl<P: Machine> SpaceCore<P> {
     /// Places a new space in frames near the pinned CPU.
-    pub fn place(
+    pub(crate) fn place(
         service: &'static MemoryService<P>,
         pin: &CpuPin,
         table: PageTable<P::Format>,
@@ -165,7 +165,7 @@ impl<P: Machine> SpaceCore<P> {
     ///
     /// Nothing uses `core` any more, its tables and frames have been freed, and its records
     /// forgotten.
-    pub unsafe fn give_back(core: *const SpaceCore<P>, frames: &Frames<P>, pin: &CpuPin) -> u64 {
+    pub(crate) unsafe fn give_back(core: *const SpaceCore<P>, frames: &Frames<P>, pin: &CpuPin) -> u64 {
         // SAFETY: the caller's promise.
         unsafe { (*core).records.free((*core).service, pin) };
         // SAFETY: the caller has the last use of `core`; nothing else in it needs dropping.
@@ -177,14 +177,14 @@ impl<P: Machine> SpaceCore<P> {
 
     /// Returns the domain used to announce the space's changes.
     #[inline]
-    pub fn domain(&self) -> &Domain {
+    pub(crate) fn domain(&self) -> &Domain {
         match self.kind {
             SpaceKind::Kernel => self.service.shootdown().kernel(),
             SpaceKind::User => &self.own_domain,
         }
     }
 
-    pub fn reach(&self) -> Reach {
+    pub(crate) fn reach(&self) -> Reach {
         match self.kind {
             SpaceKind::Kernel => Reach::Global,
             SpaceKind::User => Reach::Space,
@@ -193,45 +193,45 @@ impl<P: Machine> SpaceCore<P> {
 
     /// Returns the page numbers of `range` if all of its pages may be mapped.
     #[inline]
-    pub fn check(&self, range: PageRange) -> Option<Pages> {
+    pub(crate) fn check(&self, range: PageRange) -> Option<Pages> {
         let pages = pages_of(range);
         (self.bounds.first <= pages.first && pages.last <= self.bounds.last).then_some(pages)
     }
 
     /// Returns whether each CPU has flushed the earlier changes of `pages`. Never waits, and may be
     /// called with the pages claimed: then no further change comes in between.
-    pub fn is_quiet(&self, pin: &CpuPin, pages: Pages) -> bool {
+    pub(crate) fn is_quiet(&self, pin: &CpuPin, pages: Pages) -> bool {
         let range = range_of_pages(pages);
         self.service.shootdown().pending_in(pin, self.domain(), range).is_complete()
     }
 
     /// Returns the pinned CPU's counts and hints about the space.
     #[inline]
-    pub fn of_cpu(&self, pin: &CpuPin) -> &CpuShare {
+    pub(crate) fn of_cpu(&self, pin: &CpuPin) -> &CpuShare {
         // A CPU not named by firmware uses the boot CPU's: they may be shared.
         self.per_cpu.get(pin.cpu().index()).unwrap_or(&self.per_cpu[0])
     }
 
     // Relaxed: counts, read for statistics.
 
-    pub fn count_mapped(&self, pin: &CpuPin, pages: u64) {
+    pub(crate) fn count_mapped(&self, pin: &CpuPin, pages: u64) {
         self.of_cpu(pin).mapped.fetch_add(pages, Ordering::Relaxed);
     }
 
     #[inline(always)]
-    pub fn count_unmapped(&self, pin: &CpuPin, pages: u64) {
+    pub(crate) fn count_unmapped(&self, pin: &CpuPin, pages: u64) {
         self.of_cpu(pin).mapped.fetch_sub(pages, Ordering::Relaxed);
         self.note_emptied();
     }
 
     /// Returns the number of 4 KiB pages mapped through the space.
-    pub fn mapped(&self) -> u64 {
+    pub(crate) fn mapped(&self) -> u64 {
         // A page may be mapped on one CPU and unmapped on another: only the sum is meaningful.
         self.per_cpu.iter().fold(0, |sum, cpu| sum.wrapping_add(cpu.mapped.load(Ordering::Relaxed)))
     }
 
     /// Notes possibly empty tables.
-    pub fn note_emptied(&self) {
+    pub(crate) fn note_emptied(&self) {
         // Relaxed: a hint.
         if !self.emptied.load(Ordering::Relaxed) {
             self.emptied.store(true, Ordering::Relaxed);

@@ -21,7 +21,7 @@ impl<P: Machine> SpaceCore<P> {
     ///
     /// Also for contexts in the middle of an interrupted use of the space on the same CPU: parts in
     /// use are skipped.
-    pub fn reclaim_tables(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+    pub(crate) fn reclaim_tables(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let swept = budget.within_half(|budget| self.sweep(pin, budget));
         let collected = self.collect(pin, budget);
         let Swept { next, skipped } = swept;
@@ -63,7 +63,7 @@ impl<P: Machine> SpaceCore<P> {
     /// Keeps the empty tables of `pages` linked from now on: later mappings need not wait for page
     /// walkers still finding an unlinked table. Called once, with nothing unlinked in `pages` so
     /// far.
-    pub fn spare_tables(&self, pages: Pages) {
+    pub(crate) fn spare_tables(&self, pages: Pages) {
         // Relaxed: a sweep not yet seeing the pages finds no empty table, since nothing was mapped
         // before. A context mapping a page knows of them.
         self.spared_tables[1].store(pages.last + 1, Ordering::Relaxed);
@@ -77,14 +77,14 @@ impl<P: Machine> SpaceCore<P> {
 
     /// Returns whether page walkers may still find a table unlinked as empty, instead of the
     /// present mappings in `pages`.
-    pub fn may_have_unlinked(&self, pages: Pages) -> bool {
+    pub(crate) fn may_have_unlinked(&self, pages: Pages) -> bool {
         let spared = self.spared_tables();
         self.has_unlinked() && !(spared.start <= pages.first && pages.last < spared.end)
     }
 
     /// Returns whether page walkers may still find a table unlinked as empty, instead of later
     /// mappings in its place.
-    pub fn has_unlinked(&self) -> bool {
+    pub(crate) fn has_unlinked(&self) -> bool {
         // Acquire pairs with the Release in `collect`. A mapping context had the claim after the
         // unlinking context, and therefore sees the count.
         self.unlinked.load(Ordering::Acquire) != 0
@@ -115,7 +115,7 @@ impl<P: Machine> SpaceCore<P> {
     ///
     /// A lazy CPU keeps only the root. The leaves are unmapped, which waits for no lazy CPU, and
     /// the tables are freed after the CPU's answer.
-    pub fn take_apart(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+    pub(crate) fn take_apart(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let outcome = budget.within_half(|budget| self.dismantle(pin, budget));
         let (more, waiting) = (outcome == Dismantled::Part, outcome == Dismantled::InUse);
         self.collect(pin, budget).and(Collected { freed: 0, more, waiting })

@@ -10,13 +10,13 @@ use crate::retire::Parked;
 
 impl<P: Machine> SpaceCore<P> {
     /// Keeps `parked` until its request is done, without a waiting context.
-    pub fn park(&self, parked: Parked) {
+    pub(crate) fn park(&self, parked: Parked) {
         let frames = self.service.frames();
         self.retired.lock(frames.platform()).park(frames, parked);
     }
 
     /// Returns the number of retired frames without a waiting context.
-    pub fn retired_frames(&self) -> u64 {
+    pub(crate) fn retired_frames(&self) -> u64 {
         self.retired.lock(self.service.platform()).frame_count(self.service.frames())
     }
 
@@ -24,7 +24,7 @@ impl<P: Machine> SpaceCore<P> {
     ///
     /// Also for contexts in the middle of an interrupted use of the space on the same CPU: a list
     /// in use is skipped.
-    pub fn collect(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+    pub(crate) fn collect(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let frames = self.service.frames();
         let is_done = |request| self.service.shootdown().is_done(self.domain(), request);
         let mut collected = Collected::NOTHING;
@@ -79,9 +79,9 @@ pub(crate) struct Collected {
 }
 
 impl Collected {
-    pub const NOTHING: Collected = Collected { freed: 0, waiting: false, more: false };
+    pub(crate) const NOTHING: Collected = Collected { freed: 0, waiting: false, more: false };
 
-    pub fn and(self, other: Collected) -> Collected {
+    pub(crate) fn and(self, other: Collected) -> Collected {
         Collected {
             freed: self.freed + other.freed,
             waiting: self.waiting | other.waiting,

@@ -32,11 +32,11 @@ pub(crate) struct Claim {
 pub(crate) struct Conflict;
 
 impl Claim {
-    pub const NOTHING: Claim = Claim { bits: 0 };
+    pub(crate) const NOTHING: Claim = Claim { bits: 0 };
 
     /// Returns the claim of pages permitting `access`.
     #[inline]
-    pub fn of(access: Access, sharing: Sharing) -> Claim {
+    pub(crate) fn of(access: Access, sharing: Sharing) -> Claim {
         let writes = match sharing {
             Sharing::Shared => access.bits() & Access::WRITE_BIT,
             Sharing::Private => 0,
@@ -44,11 +44,11 @@ impl Claim {
         Claim { bits: writes | access.bits() & Access::EXECUTE_BIT }
     }
 
-    pub fn bits(self) -> u8 {
+    pub(crate) fn bits(self) -> u8 {
         self.bits
     }
 
-    pub fn of_bits(bits: u8) -> Claim {
+    pub(crate) fn of_bits(bits: u8) -> Claim {
         Claim { bits }
     }
 
@@ -80,14 +80,14 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    pub const NONE: Claims = Claims { writers: 0, executors: 0 };
+    pub(super) const NONE: Claims = Claims { writers: 0, executors: 0 };
 
-    pub fn add(&mut self, claim: Claim) {
+    pub(super) fn add(&mut self, claim: Claim) {
         self.writers += u64::from(claim.writes());
         self.executors += u64::from(claim.executes());
     }
 
-    pub fn subtract(&mut self, claim: Claim) {
+    pub(super) fn subtract(&mut self, claim: Claim) {
         self.writers -= u64::from(claim.writes());
         self.executors -= u64::from(claim.executes());
     }
@@ -120,14 +120,19 @@ impl<P: Machine> ObjectCore<P> {
 
     /// Returns whether the record `number` of `space` is the only one in use incompatible with
     /// `claim`.
-    pub fn is_opposed_only_by(&self, claim: Claim, space: &SpaceCore<P>, number: RecordNumber) -> bool {
+    pub(crate) fn is_opposed_only_by(
+        &self,
+        claim: Claim,
+        space: &SpaceCore<P>,
+        number: RecordNumber,
+    ) -> bool {
         let list = self.mappings.lock(self.service.platform());
         list.opposed(claim).all(|node| node.is_of(space, number) || !node.is_alive())
     }
 
     /// Waits until no CPU can use former pages of records incompatible with `claim`, which has been
     /// counted. The caller is in no walk, and holds no lock.
-    pub fn wait_for_opposed(&self, pin: &CpuPin, claim: Claim) {
+    pub(crate) fn wait_for_opposed(&self, pin: &CpuPin, claim: Claim) {
         let platform = self.service.platform();
         if self.permits_write_execute() || self.mappings.lock(platform).opposed(claim).next().is_none() {
             return;

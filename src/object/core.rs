@@ -278,12 +278,12 @@ pub(crate) fn share_of(frame: PhysFrame) -> Leaf {
 
 impl<P: Machine> ObjectCore<P> {
     /// Returns whether the pager has another version of the pages: written pages are then tracked.
-    pub fn is_tracked(&self) -> bool {
+    pub(crate) fn is_tracked(&self) -> bool {
         matches!(self.source, Source::Pager { .. })
     }
 
     /// Returns the number of pages with bytes of the object.
-    pub fn pages(&self) -> u64 {
+    pub(crate) fn pages(&self) -> u64 {
         // Acquire pairs with the Release in `set_size`.
         self.size.load(Ordering::Acquire).div_ceil(4096)
     }

@@ -33,7 +33,7 @@ pub(crate) struct MappingNode<P: Machine> {
 // Relaxed: the lock of the node's list governs all fields.
 
 impl<P: Machine> MappingNode<P> {
-    pub fn new() -> MappingNode<P> {
+    pub(crate) fn new() -> MappingNode<P> {
         MappingNode {
             next: AtomicPtr::new(ptr::null_mut()),
             previous: AtomicPtr::new(ptr::null_mut()),
@@ -81,7 +81,7 @@ pub(crate) struct Mappings<P: Machine> {
 unsafe impl<P: Machine> Send for Mappings<P> {}
 
 impl<P: Machine> Mappings<P> {
-    pub const NONE: Mappings<P> = Mappings {
+    pub(crate) const NONE: Mappings<P> = Mappings {
         first: ptr::null_mut(),
         current: ptr::null_mut(),
         claims: Claims::NONE,
@@ -128,7 +128,7 @@ impl<P: Machine> PartialEq for Mapped<P> {
 
 impl<P: Machine> Mapped<P> {
     /// Returns the page of the object mapped at the page `page` of the space.
-    pub fn page(&self, page: u64) -> u64 {
+    pub(crate) fn page(&self, page: u64) -> u64 {
         page.wrapping_add(self.back)
     }
 
@@ -144,7 +144,7 @@ impl<P: Machine> Mapped<P> {
     /// # Safety
     ///
     /// `node` is in no list, and stays in place until it has left the list; so does `space`.
-    pub unsafe fn join(
+    pub(crate) unsafe fn join(
         &self,
         node: &MappingNode<P>,
         space: &SpaceCore<P>,
@@ -173,7 +173,7 @@ impl<P: Machine> Mapped<P> {
 
     /// Removes `node` from the list. Returns false, and changes nothing, if the list is in use: the
     /// caller tries again later. Also for contexts in the middle of an interrupted use.
-    pub fn try_leave(&self, node: &MappingNode<P>) -> bool {
+    pub(crate) fn try_leave(&self, node: &MappingNode<P>) -> bool {
         let Some(mut list) = self.object.core().mappings.try_lock() else {
             return false;
         };
@@ -205,7 +205,7 @@ pub(super) struct Mapping<'a, P: Machine> {
 
 impl<P: Machine> Mapping<'_, P> {
     /// Returns the page of the object for `page` of the space, if the record maps it.
-    pub fn page(&self, page: u64) -> u64 {
+    pub(super) fn page(&self, page: u64) -> u64 {
         page.wrapping_add(self.back)
     }
 

@@ -95,7 +95,7 @@ pub(crate) enum RootEntries {
 
 impl<F: Format> PageTable<F> {
     /// Returns an empty page table.
-    pub fn new<M: TableMemory>(
+    pub(crate) fn new<M: TableMemory>(
         memory: &M,
         pin: &CpuPin,
         root_entries: RootEntries,
@@ -111,12 +111,12 @@ impl<F: Format> PageTable<F> {
     }
 
     /// Returns the root table, the start of the hardware's walks.
-    pub fn root(&self) -> PhysFrame {
+    pub(crate) fn root(&self) -> PhysFrame {
         self.root
     }
 
     /// Returns the counts of the claims.
-    pub fn locks(&self) -> &LockCounters {
+    pub(crate) fn locks(&self) -> &LockCounters {
         &self.locks
     }
 
@@ -129,12 +129,12 @@ impl<F: Format> PageTable<F> {
     }
 
     /// Notes the coming of leaves with shared frames.
-    pub fn note_shared(&self) {
+    pub(crate) fn note_shared(&self) {
         self.note(SHARED);
     }
 
     /// Notes the coming of pages of regions with records.
-    pub fn note_records(&self) {
+    pub(crate) fn note_records(&self) {
         self.note(RECORDS);
     }
 
@@ -146,7 +146,7 @@ impl<F: Format> PageTable<F> {
     }
 
     /// Returns whether pages of regions with records may exist.
-    pub fn has_records(&self) -> bool {
+    pub(crate) fn has_records(&self) -> bool {
         self.had.load(Ordering::Relaxed) & RECORDS != 0
     }
 
@@ -163,7 +163,7 @@ impl<F: Format> PageTable<F> {
     ///
     /// `self` is not in use yet. `from` is the root of a table of this format, and the tables below
     /// its entries outlive `self`.
-    pub unsafe fn share_from<M: TableMemory>(&self, memory: &M, from: PhysFrame, but: Pages) {
+    pub(crate) unsafe fn share_from<M: TableMemory>(&self, memory: &M, from: PhysFrame, but: Pages) {
         // SAFETY: both are live roots; the caller's promise for `from`.
         let (own, other) = unsafe { (table_at(memory, self.root), table_at(memory, from)) };
         let left_out = but.indexes(F::ROOT);
@@ -174,7 +174,7 @@ impl<F: Format> PageTable<F> {
     }
 
     /// Returns whether the root is vacant at the entries touched by `pages`.
-    pub fn root_entries_vacant<M: TableMemory>(&self, memory: &M, pages: Pages) -> bool {
+    pub(crate) fn root_entries_vacant<M: TableMemory>(&self, memory: &M, pages: Pages) -> bool {
         // SAFETY: the root lives as long as `self`.
         let root = unsafe { table_at(memory, self.root) };
         pages.by_entry(F::ROOT).all(|part| root.load(F::ROOT.index(part.first)) == RawEntry::EMPTY)
@@ -182,7 +182,7 @@ impl<F: Format> PageTable<F> {
 
     /// Gives each of the root's entries touched by `pages` a table if missing. The tables stay,
     /// since other roots copy the entries from now on.
-    pub fn root_tables<M: TableMemory>(
+    pub(crate) fn root_tables<M: TableMemory>(
         &self,
         memory: &M,
         reserve: &mut Reserve<'_, M>,

@@ -60,38 +60,38 @@ fn list_of(count: u64) -> usize {
 
 impl Arena {
     /// Number of spare nodes a reservation may need.
-    pub const SPARES: usize = 2;
+    pub(super) const SPARES: usize = 2;
 
-    pub fn new() -> Arena {
+    pub(super) fn new() -> Arena {
         Arena { lists: [None; LISTS], filled: 0, spare: None, spares: 0, chunks: 0, lowest: None, vacant: 0 }
     }
 
     /// Returns the number of chunks of nodes, which is the number of the next chunk.
-    pub fn chunks(&self) -> usize {
+    pub(super) fn chunks(&self) -> usize {
         self.chunks
     }
 
-    pub fn vacant(&self) -> u64 {
+    pub(super) fn vacant(&self) -> u64 {
         self.vacant
     }
 
-    pub fn lowest(&self) -> Option<NodeNumber> {
+    pub(super) fn lowest(&self) -> Option<NodeNumber> {
         self.lowest
     }
 
-    pub fn has_spares(&self) -> bool {
+    pub(super) fn has_spares(&self) -> bool {
         self.spares >= Arena::SPARES
     }
 
     /// Adds the nodes of a further chunk.
-    pub fn add_nodes(&mut self, nodes: &Nodes, numbers: impl Iterator<Item = NodeNumber>) {
+    pub(super) fn add_nodes(&mut self, nodes: &Nodes, numbers: impl Iterator<Item = NodeNumber>) {
         self.chunks += 1;
         numbers.for_each(|number| self.make_spare(nodes, number));
     }
 
     /// Makes `count` pages from `first` on vacant: all addresses of the arena. Returns false if no
     /// node is spare.
-    pub fn add_addresses(&mut self, nodes: &Nodes, first: u64, count: u64) -> bool {
+    pub(super) fn add_addresses(&mut self, nodes: &Nodes, first: u64, count: u64) -> bool {
         let Some(number) = self.take_spare(nodes) else { return false };
         if let Some(node) = nodes.find(number) {
             node.place(first, count);
@@ -102,7 +102,7 @@ impl Arena {
     }
 
     /// Reserves `count` pages, the second of which is a multiple of `align`. The node is held.
-    pub fn reserve(
+    pub(super) fn reserve(
         &mut self,
         nodes: &Nodes,
         count: u64,
@@ -132,7 +132,7 @@ impl Arena {
     }
 
     /// Takes back a node without an owner, and merges it with vacant neighbours.
-    pub fn release(&mut self, nodes: &Nodes, number: NodeNumber) {
+    pub(super) fn release(&mut self, nodes: &Nodes, number: NodeNumber) {
         let Some(node) = nodes.find(number) else { return };
         let vacant =
             |number: &NodeNumber| nodes.find(*number).is_some_and(|node| node.state() == State::Vacant);
@@ -154,7 +154,7 @@ impl Arena {
     }
 
     /// Extends the node by the `more` following pages, if they are vacant.
-    pub fn extend(&mut self, nodes: &Nodes, number: NodeNumber, more: u64) -> bool {
+    pub(super) fn extend(&mut self, nodes: &Nodes, number: NodeNumber, more: u64) -> bool {
         let Some(node) = nodes.find(number) else { return false };
         let Some(after) = node.after.get() else { return false };
         let Some(other) = nodes.find(after) else { return false };
@@ -174,7 +174,7 @@ impl Arena {
 
     /// Makes the pages of a held node behind the first `kept` a held node of their own. Returns
     /// `None` if no node is spare. Nothing has changed then.
-    pub fn split(&mut self, nodes: &Nodes, number: NodeNumber, kept: u64) -> Option<NodeNumber> {
+    pub(super) fn split(&mut self, nodes: &Nodes, number: NodeNumber, kept: u64) -> Option<NodeNumber> {
         let node = nodes.find(number)?;
         let (first, count) = (node.first(), node.count());
         let rest = self.split_behind(nodes, number, first + kept, count - kept)?;
@@ -319,7 +319,7 @@ impl Arena {
     /// Checks the lists, the order of addresses and the counts against each other: every page of
     /// the `count` from `first` on must be in exactly one node, no two neighbours may be vacant,
     /// and every vacant node must be in its list.
-    pub fn is_consistent(&self, nodes: &Nodes, first: u64, count: u64) -> bool {
+    pub(super) fn is_consistent(&self, nodes: &Nodes, first: u64, count: u64) -> bool {
         let (mut next, mut before, mut at) = (self.lowest, None, first);
         let (mut vacant, mut vacant_nodes, mut was_vacant) = (0, 0, false);
         while let Some(number) = next {

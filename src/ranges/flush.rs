@@ -40,7 +40,7 @@ pub(super) struct Retiring {
 }
 
 impl Retiring {
-    pub fn new() -> Retiring {
+    pub(super) fn new() -> Retiring {
         Retiring { batches: [const { None }; BATCHES], taken: None }
     }
 

@@ -15,13 +15,13 @@ pub(super) struct FreedList {
 }
 
 impl FreedList {
-    pub fn new() -> FreedList {
+    pub(super) fn new() -> FreedList {
         FreedList { newest: AtomicU32::new(0), pages: AtomicU64::new(0) }
     }
 
     /// Frees the range of `node`, numbered `number`. Returns false, and changes nothing, if the
     /// node is not in state `from`. Of several contexts freeing the same range, only one succeeds.
-    pub fn free(&self, node: &Node, number: NodeNumber, from: State) -> bool {
+    pub(super) fn free(&self, node: &Node, number: NodeNumber, from: State) -> bool {
         if !node.change_state(from, State::Freed) {
             return false;
         }
@@ -41,22 +41,22 @@ impl FreedList {
     }
 
     /// Takes all ranges out: the newest, linked to the rest.
-    pub fn take(&self) -> Option<NodeNumber> {
+    pub(super) fn take(&self) -> Option<NodeNumber> {
         NodeNumber::of_link(self.newest.swap(0, Ordering::Acquire))
     }
 
     /// Returns the number of pages waiting to be unmapped.
-    pub fn pages(&self) -> u64 {
+    pub(super) fn pages(&self) -> u64 {
         self.pages.load(Ordering::Relaxed)
     }
 
     /// Counts unmapped pages of listed ranges.
-    pub fn count_unmapped(&self, pages: u64) {
+    pub(super) fn count_unmapped(&self, pages: u64) {
         self.pages.fetch_sub(pages, Ordering::Relaxed);
     }
 
     /// Returns whether no range is listed.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.newest.load(Ordering::Relaxed) == 0
     }
 }

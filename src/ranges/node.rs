@@ -17,7 +17,7 @@ pub(super) struct NodeNumber(NonZeroU32);
 
 impl NodeNumber {
     /// Returns the number named by a link, if any.
-    pub fn of_link(link: u32) -> Option<NodeNumber> {
+    pub(super) fn of_link(link: u32) -> Option<NodeNumber> {
         NonZeroU32::new(link).map(NodeNumber)
     }
 
@@ -27,7 +27,7 @@ impl NodeNumber {
     }
 
     /// Returns the link naming `number`, or no node.
-    pub fn link(number: Option<NodeNumber>) -> u32 {
+    pub(super) fn link(number: Option<NodeNumber>) -> u32 {
         number.map_or(0, |number| number.0.get())
     }
 
@@ -87,21 +87,21 @@ pub(super) struct Link(AtomicU32);
 // Relaxed in all of this file, unless stated otherwise: a node passes from owner to owner through
 // the arena's lock, the list of freed ranges, or the range's users' own means.
 impl Link {
-    pub fn new() -> Link {
+    pub(super) fn new() -> Link {
         Link(AtomicU32::new(0))
     }
 
-    pub fn get(&self) -> Option<NodeNumber> {
+    pub(super) fn get(&self) -> Option<NodeNumber> {
         NodeNumber::of_link(self.0.load(Ordering::Relaxed))
     }
 
-    pub fn set(&self, number: Option<NodeNumber>) {
+    pub(super) fn set(&self, number: Option<NodeNumber>) {
         self.0.store(NodeNumber::link(number), Ordering::Relaxed);
     }
 }
 
 impl Node {
-    pub fn new() -> Node {
+    pub(super) fn new() -> Node {
         Node {
             first: AtomicU64::new(0),
             count: AtomicU64::new(0),
@@ -117,56 +117,56 @@ impl Node {
     }
 
     /// Returns the number of the first page; in a range, the guard's.
-    pub fn first(&self) -> u64 {
+    pub(super) fn first(&self) -> u64 {
         self.first.load(Ordering::Relaxed)
     }
 
     /// Returns the number of a range's first page behind its guard.
-    pub fn start(&self) -> u64 {
+    pub(super) fn start(&self) -> u64 {
         self.first() + 1
     }
 
     /// Returns the number of pages of addresses, including the guard.
-    pub fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    pub fn place(&self, first: u64, count: u64) {
+    pub(super) fn place(&self, first: u64, count: u64) {
         self.first.store(first, Ordering::Relaxed);
         self.count.store(count, Ordering::Relaxed);
     }
 
     /// Returns the number of mapped pages, from the page behind the guard on.
-    pub fn mapped(&self) -> u64 {
+    pub(super) fn mapped(&self) -> u64 {
         self.mapped.load(Ordering::Relaxed)
     }
 
-    pub fn set_mapped(&self, pages: u64) {
+    pub(super) fn set_mapped(&self, pages: u64) {
         self.mapped.store(pages, Ordering::Relaxed);
     }
 
     /// Returns the number of mapped pages requested by the owner.
-    pub fn pages(&self) -> u64 {
+    pub(super) fn pages(&self) -> u64 {
         self.pages.load(Ordering::Relaxed)
     }
 
-    pub fn set_pages(&self, pages: u64) {
+    pub(super) fn set_pages(&self, pages: u64) {
         self.pages.store(pages, Ordering::Relaxed);
     }
 
-    pub fn state(&self) -> State {
+    pub(super) fn state(&self) -> State {
         // No other number is stored.
         State::ALL.get(self.state.load(Ordering::Relaxed) as usize).copied().unwrap_or(State::Spare)
     }
 
     /// Sets the owner of the addresses.
-    pub fn set_state(&self, state: State) {
+    pub(super) fn set_state(&self, state: State) {
         self.state.store(state as u32, Ordering::Relaxed);
     }
 
     /// Changes the owner of the addresses from `from` to `to`, and returns false if the owner was
     /// another. Of several concurrent contexts, only one succeeds.
-    pub fn change_state(&self, from: State, to: State) -> bool {
+    pub(super) fn change_state(&self, from: State, to: State) -> bool {
         let (from, to) = (from as u32, to as u32);
         self.state.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -179,12 +179,12 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    pub fn new(chunks: &'static [AtomicPtr<Node>]) -> Nodes {
+    pub(super) fn new(chunks: &'static [AtomicPtr<Node>]) -> Nodes {
         Nodes { chunks }
     }
 
     /// Returns the node with this number, if any.
-    pub fn find(&self, number: NodeNumber) -> Option<&Node> {
+    pub(super) fn find(&self, number: NodeNumber) -> Option<&Node> {
         let (chunk, index) = (number.index() / CHUNK, number.index() % CHUNK);
         // Acquire pairs with the Release in `add_chunk`: a reader of the chunk's address sees its
         // nodes.
@@ -194,7 +194,7 @@ impl Nodes {
     }
 
     /// Returns the greatest number of chunks.
-    pub fn capacity(&self) -> usize {
+    pub(super) fn capacity(&self) -> usize {
         self.chunks.len()
     }
 
@@ -203,7 +203,11 @@ impl Nodes {
     /// # Safety
     ///
     /// `nodes` are [`CHUNK`] nodes, shared for good, and the chunk does not exist yet.
-    pub unsafe fn add_chunk(&self, chunk: usize, nodes: NonNull<Node>) -> impl Iterator<Item = NodeNumber> {
+    pub(super) unsafe fn add_chunk(
+        &self,
+        chunk: usize,
+        nodes: NonNull<Node>,
+    ) -> impl Iterator<Item = NodeNumber> {
         if let Some(place) = self.chunks.get(chunk) {
             // Release pairs with the Acquire in `find`.
             place.store(nodes.as_ptr(), Ordering::Release);

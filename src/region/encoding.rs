@@ -6,13 +6,13 @@ use crate::page_table::{Access, RecordNumber, RegionId};
 /// The positions of the attributes in a region's id.
 mod bits {
     // Bits 0 to 2 are the access.
-    pub const TRANSPARENT: u32 = 1 << 3;
-    pub const KIND_SHIFT: u32 = 4;
-    pub const KIND: u32 = 15;
-    pub const GUARD: u32 = 1 << 8;
-    pub const INHERITANCE_SHIFT: u32 = 9;
-    pub const INHERITANCE: u32 = 3;
-    pub const SHARED: u32 = 1 << 11;
+    pub(super) const TRANSPARENT: u32 = 1 << 3;
+    pub(super) const KIND_SHIFT: u32 = 4;
+    pub(super) const KIND: u32 = 15;
+    pub(super) const GUARD: u32 = 1 << 8;
+    pub(super) const INHERITANCE_SHIFT: u32 = 9;
+    pub(super) const INHERITANCE: u32 = 3;
+    pub(super) const SHARED: u32 = 1 << 11;
 }
 
 impl Region {

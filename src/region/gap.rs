@@ -19,13 +19,13 @@ impl Alignment {
     /// Returns the alignment of `region`, `count` pages long, giving room for large pages. Other
     /// regions of 2 MiB or more are aligned, too: they are whole entries of directories until they
     /// are used.
-    pub fn for_region(region: Region, count: u64) -> Alignment {
+    pub(super) fn for_region(region: Region, count: u64) -> Alignment {
         let level = region.largest_level().max(Level::HUGE);
         Alignment { of: if count < level.pages() { 1 } else { level.pages() }, rest: 0 }
     }
 
     /// Returns the alignment of `region`, moved from `page`, to keep large pages whole.
-    pub fn like(page: u64, region: Region) -> Alignment {
+    pub(super) fn like(page: u64, region: Region) -> Alignment {
         let of = region.largest_level().pages();
         Alignment { of, rest: page % of }
     }

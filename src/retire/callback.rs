@@ -86,10 +86,10 @@ pub(crate) struct Callbacks {
 }
 
 impl Callbacks {
-    pub const NONE: Callbacks = Callbacks { first: None };
+    pub(crate) const NONE: Callbacks = Callbacks { first: None };
 
     /// Returns a list of `callback`, or `None` if the callback is in a list already.
-    pub fn of(callback: &'static Callback) -> Option<Callbacks> {
+    pub(crate) fn of(callback: &'static Callback) -> Option<Callbacks> {
         let mut list = Callbacks::NONE;
         callback.claim().then(|| {
             list.push(callback);
@@ -97,12 +97,12 @@ impl Callbacks {
         })
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
     /// Takes over all of `other`.
-    pub fn append(&mut self, mut other: Callbacks) {
+    pub(crate) fn append(&mut self, mut other: Callbacks) {
         while let Some(callback) = other.pop() {
             self.push(callback);
         }
@@ -131,12 +131,12 @@ pub(crate) struct Due {
 
 impl Due {
     #[cfg(not(loom))]
-    pub const fn new() -> Due {
+    pub(crate) const fn new() -> Due {
         Due { first: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Adds all of `list`; never blocks.
-    pub fn add(&self, mut list: Callbacks) {
+    pub(crate) fn add(&self, mut list: Callbacks) {
         while let Some(callback) = list.pop() {
             let new = ptr::from_ref(callback).cast_mut();
             let mut first = self.first.load(Ordering::Relaxed);
@@ -153,12 +153,12 @@ impl Due {
     }
 
     /// Returns whether no callback is due. Relaxed: a hint.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.first.load(Ordering::Relaxed).is_null()
     }
 
     /// Calls all due callbacks.
-    pub fn call(&self) {
+    pub(crate) fn call(&self) {
         if self.is_empty() {
             return;
         }

@@ -21,15 +21,15 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    pub const NOTHING: Parked =
+    pub(crate) const NOTHING: Parked =
         Parked { request: None, retired: Retired::NOTHING, callbacks: Callbacks::NONE, unlinked: 0 };
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.retired.is_empty() && self.callbacks.is_empty() && self.unlinked == 0
     }
 
     /// Takes over `other`, parked later; both then wait for both requests.
-    pub fn join<P: Platform>(&mut self, frames: &Frames<P>, other: Parked) {
+    pub(crate) fn join<P: Platform>(&mut self, frames: &Frames<P>, other: Parked) {
         self.request = match (self.request, other.request) {
             (Some(own), Some(other)) => Some(own.merge(other)),
             (own, other) => own.or(other),
@@ -53,21 +53,21 @@ pub(crate) struct RetireList {
 }
 
 impl RetireList {
-    pub const fn new() -> RetireList {
+    pub(crate) const fn new() -> RetireList {
         RetireList { batches: [const { None }; BATCHES], len: 0 }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Returns the number of waiting 4 KiB frames.
-    pub fn frame_count<P: Platform>(&self, frames: &Frames<P>) -> u64 {
+    pub(crate) fn frame_count<P: Platform>(&self, frames: &Frames<P>) -> u64 {
         self.batches.iter().flatten().map(|parked| parked.retired.frame_count(frames)).sum()
     }
 
     /// Keeps `parked` until its request is done.
-    pub fn park<P: Platform>(&mut self, frames: &Frames<P>, parked: Parked) {
+    pub(crate) fn park<P: Platform>(&mut self, frames: &Frames<P>, parked: Parked) {
         if parked.is_empty() {
             return;
         }
@@ -82,7 +82,7 @@ impl RetireList {
     }
 
     /// Keeps the rest of a batch whose request is done, as the next batch to take out.
-    pub fn put_back<P: Platform>(&mut self, frames: &Frames<P>, rest: Parked) {
+    pub(crate) fn put_back<P: Platform>(&mut self, frames: &Frames<P>, rest: Parked) {
         if self.len == BATCHES {
             // Its place was taken meanwhile.
             return self.park(frames, rest);
@@ -93,7 +93,7 @@ impl RetireList {
     }
 
     /// Takes out a batch whose request is done.
-    pub fn take_done(&mut self, is_done: impl Fn(Request) -> bool) -> Option<Parked> {
+    pub(crate) fn take_done(&mut self, is_done: impl Fn(Request) -> bool) -> Option<Parked> {
         let ready = self.batches.iter().flatten().position(|parked| parked.request.is_none_or(&is_done))?;
         self.remove(ready)
     }

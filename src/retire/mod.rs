@@ -38,20 +38,20 @@ pub(crate) struct Retired {
 const PART: u64 = 512;
 
 impl Retired {
-    pub const NOTHING: Retired =
+    pub(crate) const NOTHING: Retired =
         Retired { tables: Chain::EMPTY, frames: Chain::EMPTY, runs: Runs::EMPTY, shares: Gather::EMPTY };
 
-    pub fn tables(tables: Chain) -> Retired {
+    pub(crate) fn tables(tables: Chain) -> Retired {
         Retired { tables, ..Retired::NOTHING }
     }
 
     #[inline]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         (self.tables.len() | self.frames.len() | self.runs.len() == 0) && self.shares.is_empty()
     }
 
     /// Returns the number of 4 KiB frames, owned and shared.
-    pub fn frame_count<M: TableMemory>(&self, memory: &M) -> u64 {
+    pub(crate) fn frame_count<M: TableMemory>(&self, memory: &M) -> u64 {
         self.owned_count() + self.shares.frames(memory)
     }
 
@@ -63,7 +63,7 @@ impl Retired {
     /// Adds the frames owned by a leaf of `level`. A leaf of 1 GiB, made by promotion, owned runs
     /// of 2 MiB.
     #[inline]
-    pub fn push<M: TableMemory>(&mut self, memory: &M, first: PhysFrame, level: Level) {
+    pub(crate) fn push<M: TableMemory>(&mut self, memory: &M, first: PhysFrame, level: Level) {
         if level == Level::PAGE {
             self.frames.push(memory, first);
         } else {
@@ -75,7 +75,7 @@ impl Retired {
 
     /// Takes over all of `other`, in constant time.
     #[inline]
-    pub fn append<P: Platform>(&mut self, frames: &Frames<P>, other: Retired) {
+    pub(crate) fn append<P: Platform>(&mut self, frames: &Frames<P>, other: Retired) {
         self.shares.append(frames, other.shares);
         self.tables.append(frames, other.tables);
         self.frames.append(frames, other.frames);
@@ -89,7 +89,7 @@ impl Retired {
     /// No TLB holds a translation to the frames, and no CPU's page walker reads the tables: their
     /// invalidation is done, or the space was idle since before they were removed.
     #[inline]
-    pub unsafe fn free<P: Platform>(&mut self, frames: &Frames<P>, walks: &Walks, pin: &CpuPin) {
+    pub(crate) unsafe fn free<P: Platform>(&mut self, frames: &Frames<P>, walks: &Walks, pin: &CpuPin) {
         while let Some((first, count)) = self.frames.pop_run(frames) {
             // SAFETY: the mapping owned the frames, and the caller's promise.
             unsafe { frame_memory::release_consecutive(frames, pin, first, count) };
@@ -130,7 +130,7 @@ impl Retired {
     /// # Safety
     ///
     /// As for [`Retired::free`].
-    pub unsafe fn free_within<P: Platform>(
+    pub(crate) unsafe fn free_within<P: Platform>(
         &mut self,
         frames: &Frames<P>,
         walks: &Walks,

@@ -37,11 +37,11 @@ pub use task::{PendingWork, ServiceTask};
 /// The stages of boot. Each stage is stored (Release) after its result is complete, pairing with
 /// the Acquire in `reached`.
 mod stage {
-    pub const NONE: u8 = 0;
-    pub const BOOTING: u8 = 1;
-    pub const TOPOLOGY: u8 = 2;
-    pub const FRAMES: u8 = 3;
-    pub const READY: u8 = 4;
+    pub(super) const NONE: u8 = 0;
+    pub(super) const BOOTING: u8 = 1;
+    pub(super) const TOPOLOGY: u8 = 2;
+    pub(super) const FRAMES: u8 = 3;
+    pub(super) const READY: u8 = 4;
 }
 
 /// Frames, heap, shootdown queue, page tables and address spaces of a kernel.

@@ -18,9 +18,9 @@ pub(super) struct Spaces<P: Machine> {
 
 impl<P: Machine> Spaces<P> {
     #[cfg(not(loom))]
-    pub const NONE: Spaces<P> = Spaces { first: None };
+    pub(super) const NONE: Spaces<P> = Spaces { first: None };
 
-    pub fn add(&mut self, core: &'static SpaceCore<P>) {
+    pub(super) fn add(&mut self, core: &'static SpaceCore<P>) {
         let next = self.first.map_or(ptr::null(), ptr::from_ref).cast_mut();
         // Relaxed: links are read and written only under the list's lock.
         core.next.store(next, Ordering::Relaxed);

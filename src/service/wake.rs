@@ -29,7 +29,7 @@ pub(super) struct TaskSlot {
 
 impl TaskSlot {
     #[cfg(not(loom))]
-    pub const fn new() -> TaskSlot {
+    pub(super) const fn new() -> TaskSlot {
         TaskSlot { due: AtomicBool::new(false), waker: AtomicWaker::new() }
     }
 
@@ -56,7 +56,7 @@ pub(super) struct TaskWakers {
 
 impl TaskWakers {
     #[cfg(not(loom))]
-    pub const fn new() -> TaskWakers {
+    pub(super) const fn new() -> TaskWakers {
         TaskWakers {
             slots: PagedCpuTable::new(&NO_TASK),
             any_due: AtomicBool::new(false),
@@ -69,12 +69,12 @@ impl TaskWakers {
     /// # Errors
     ///
     /// The slot comes back if the CPU has one already.
-    pub fn place(&self, cpu: CpuId, slot: &'static TaskSlot) -> Result<(), &'static TaskSlot> {
+    pub(super) fn place(&self, cpu: CpuId, slot: &'static TaskSlot) -> Result<(), &'static TaskSlot> {
         self.slots.place(cpu, slot)
     }
 
     /// Gives room for the slots of `cpu` and the CPUs that share a page with it, unless there is.
-    pub fn extend(
+    pub(super) fn extend(
         &self,
         cpu: CpuId,
         page: &'static CpuPage<TaskSlot>,
@@ -83,7 +83,7 @@ impl TaskWakers {
     }
 
     /// Returns whether there is room for the slot of `cpu`.
-    pub fn has_room(&self, cpu: CpuId) -> bool {
+    pub(super) fn has_room(&self, cpu: CpuId) -> bool {
         self.slots.has_room(cpu)
     }
 
@@ -92,20 +92,20 @@ impl TaskWakers {
     }
 
     /// Notes that `cpu`'s task has work; any CPU's, if that one has no task.
-    pub fn note(&self, cpu: CpuId) {
+    pub(super) fn note(&self, cpu: CpuId) {
         // Release pairs with the Acquire in `take`: whoever takes the note sees the work.
         self.slot(cpu).map_or(&self.any_due, |slot| &slot.due).store(true, Ordering::Release);
     }
 
     /// Notes work for any CPU's task.
-    pub fn note_any(&self) {
+    pub(super) fn note_any(&self) {
         // Release, as in `note`.
         self.any_due.store(true, Ordering::Release);
     }
 
     /// Arranges a note for its task when a CPU of `cpus` leaves its space. The caller checks
     /// afterwards whether the CPU has left already.
-    pub fn await_leaving(&self, cpus: &CpuSet) {
+    pub(super) fn await_leaving(&self, cpus: &CpuSet) {
         if cpus.is_empty() {
             return;
         }
@@ -118,7 +118,7 @@ impl TaskWakers {
     }
 
     /// Notes the pinned CPU's departure from a space.
-    pub fn note_left(&self, pin: &CpuPin) {
+    pub(super) fn note_left(&self, pin: &CpuPin) {
         fence(Ordering::SeqCst);
         if self.leavers.contains(pin.cpu(), Ordering::Relaxed) {
             self.leavers.remove(pin.cpu(), Ordering::Relaxed);
@@ -127,14 +127,14 @@ impl TaskWakers {
     }
 
     /// Returns whether `cpu`'s task has work without having been woken.
-    pub fn is_due(&self, cpu: CpuId) -> bool {
+    pub(super) fn is_due(&self, cpu: CpuId) -> bool {
         // Relaxed: a hint. Who acts on it looks again.
         self.slot(cpu).is_some_and(|slot| slot.due.load(Ordering::Relaxed))
             || self.any_due.load(Ordering::Relaxed)
     }
 
     /// Takes the notes for `cpu`'s task, and returns whether any existed.
-    pub fn take(&self, cpu: CpuId) -> bool {
+    pub(super) fn take(&self, cpu: CpuId) -> bool {
         if !self.is_due(cpu) {
             return false;
         }
@@ -144,7 +144,7 @@ impl TaskWakers {
     }
 
     /// Registers `waker`, to be called for later work of `cpu`'s task.
-    pub fn register(&self, cpu: CpuId, waker: &Waker) {
+    pub(super) fn register(&self, cpu: CpuId, waker: &Waker) {
         match self.slot(cpu) {
             Some(slot) => slot.waker.register(waker),
             // Nothing would wake a task of a CPU that never came online: it looks again at once.
@@ -153,7 +153,7 @@ impl TaskWakers {
     }
 
     /// Wakes `cpu`'s task if it sleeps, and returns the number of wakers called.
-    pub fn wake(&self, cpu: CpuId) -> usize {
+    pub(super) fn wake(&self, cpu: CpuId) -> usize {
         match self.slot(cpu).and_then(|slot| slot.waker.take()) {
             Some(waker) => {
                 waker.wake();

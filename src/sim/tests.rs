@@ -18,7 +18,7 @@ fn address() -> VirtAddr {
     VirtAddr::new_truncate(0xffff_c000_0000_0000)
 }
 
-fn word(sim: &Sim, address: u64) -> &core::sync::atomic::AtomicU64 {
+fn word(sim: &Sim, address: u64) -> &AtomicU64 {
     sim.arena.word(PhysAddr::new(address)).unwrap()
 }
 

@@ -369,7 +369,7 @@ fn many_freed_pages_wake_the_service_task() {
         let few = ranges.allocate(pin, &RangeRequest::pages(10)).unwrap();
         let many = ranges.allocate(pin, &RangeRequest::pages(1000)).unwrap();
         let mut context = std::task::Context::from_waker(&waker);
-        while std::future::Future::poll(task.as_mut(), &mut context).is_pending()
+        while Future::poll(task.as_mut(), &mut context).is_pending()
             && calls.0.swap(0, std::sync::atomic::Ordering::Relaxed) > 0
         {}
         for (range, woken) in [(few, 0), (many, 1)] {

@@ -13,11 +13,11 @@ use crate::random::Random;
 use crate::threads::timed;
 
 /// Objects that are handed over at a time.
-pub const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 
 /// How large the objects are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sizes {
+pub(super) enum Sizes {
     /// 64 bytes.
     Same,
     /// 16 bytes to 4 KiB.
@@ -36,7 +36,7 @@ impl Sizes {
 
 /// How many batches are handed over.
 #[derive(Debug, Clone, Copy)]
-pub struct Batches {
+pub(super) struct Batches {
     /// Before any is counted.
     pub before: usize,
     /// Afterwards.
@@ -52,7 +52,7 @@ enum Side {
 }
 
 /// The time of the slower thread.
-pub fn hand_over<A: Subject>(heap: &A, sizes: Sizes, batches: Batches) -> Duration {
+pub(super) fn hand_over<A: Subject>(heap: &A, sizes: Sizes, batches: Batches) -> Duration {
     let (send, receive) = mpsc::channel();
     let (send_back, receive_back) = mpsc::channel();
     for _ in 0..batches.at_once {
@@ -99,7 +99,7 @@ pub fn hand_over<A: Subject>(heap: &A, sizes: Sizes, batches: Batches) -> Durati
 
 /// Allocates a batch of objects, and writes to them.
 #[inline(always)]
-pub fn fill<A: Subject>(heap: &A, sizes: Sizes, random: &mut Random, batch: &mut Vec<Object>) {
+pub(super) fn fill<A: Subject>(heap: &A, sizes: Sizes, random: &mut Random, batch: &mut Vec<Object>) {
     for _ in 0..BATCH {
         batch.push(Object::new(heap, sizes.next(random)));
     }
@@ -107,7 +107,7 @@ pub fn fill<A: Subject>(heap: &A, sizes: Sizes, random: &mut Random, batch: &mut
 
 /// Reads a batch of objects, and frees them.
 #[inline(always)]
-pub fn clear<A: Subject>(heap: &A, batch: &mut Vec<Object>) {
+pub(super) fn clear<A: Subject>(heap: &A, batch: &mut Vec<Object>) {
     for object in batch.drain(..) {
         // SAFETY: the object's first word was written by whoever allocated it.
         black_box(unsafe { object.memory.cast::<u64>().read() });

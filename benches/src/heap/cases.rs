@@ -11,7 +11,7 @@ use crate::suite::Effort;
 
 /// A case: its name, and how it is measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Case {
+pub(super) struct Case {
     pub name: &'static str,
     pub what: What,
     /// Numbers of threads.
@@ -23,7 +23,7 @@ pub struct Case {
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub(super) enum What {
     Pair(Bytes),
     Batch,
     Churn,
@@ -37,7 +37,7 @@ pub enum What {
 
 /// Sizes that there is a case of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bytes {
+pub(super) enum Bytes {
     B8,
     B64,
     B256,
@@ -51,7 +51,7 @@ pub enum Bytes {
 
 /// Who takes part beside topomem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peers {
+pub(super) enum Peers {
     /// All.
     All,
     /// All but those whose time grows with the number of free blocks.
@@ -71,7 +71,7 @@ const fn case(
 }
 
 /// All cases.
-pub const CASES: [Case; 17] = [
+pub(super) const CASES: [Case; 17] = [
     case("hot_8", What::Pair(Bytes::B8), &[1], 2_000_000, Peers::All),
     case("hot_64", What::Pair(Bytes::B64), &[1, 2], 2_000_000, Peers::All),
     case("hot_256", What::Pair(Bytes::B256), &[1], 2_000_000, Peers::All),
@@ -120,17 +120,17 @@ macro_rules! with_work {
 
 impl Case {
     /// The case called `name`.
-    pub fn named(name: &str) -> Option<Case> {
+    pub(super) fn named(name: &str) -> Option<Case> {
         CASES.into_iter().find(|case| case.name == name)
     }
 
     /// The rows that a sample has figures for, and what they count.
-    pub fn rows(self) -> Vec<(&'static str, &'static str)> {
+    pub(super) fn rows(self) -> Vec<(&'static str, &'static str)> {
         if self.what == What::Held { held::ROWS.to_vec() } else { vec![(self.name, "ns")] }
     }
 
     /// One sample, on a fresh heap: a figure for each row.
-    pub fn sample<A: Subject>(self, cpus: usize, effort: Effort) -> Vec<f64> {
+    pub(super) fn sample<A: Subject>(self, cpus: usize, effort: Effort) -> Vec<f64> {
         let operations = if effort == Effort::Quick { self.operations / 8 } else { self.operations };
         with_work!(self.what, W => {
             let turns = operations / <W as Work<A>>::OPERATIONS;
@@ -148,7 +148,7 @@ impl Case {
 
     /// Does so many operations where they are counted, on a fresh heap and one thread; two if memory goes
     /// from one to another.
-    pub fn count<A: Subject>(self, operations: usize) {
+    pub(super) fn count<A: Subject>(self, operations: usize) {
         with_work!(self.what, W => {
             let heap = A::new(1);
             heap.enter(0);

@@ -5,23 +5,23 @@ use super::work::{Object, Work};
 use crate::random::Random;
 
 /// Objects of all threads that live at a time.
-pub const LIVE: usize = 100_000;
+pub(super) const LIVE: usize = 100_000;
 
 /// A size from 16 bytes to 4 KiB, each as likely as another, by 16 random bits.
 #[inline(always)]
-pub fn mixed(bits: u64) -> usize {
+pub(super) fn mixed(bits: u64) -> usize {
     16 + ((((bits & 0xffff) * 4081) >> 16) as usize)
 }
 
 /// Objects of a thread, of which random ones are replaced.
-pub struct Live {
+pub(super) struct Live {
     pub objects: Vec<Object>,
     random: Random,
 }
 
 impl Live {
     /// As many objects as `objects` has room for, of sizes by `size`, just allocated.
-    pub fn fill<A: Subject>(
+    pub(super) fn fill<A: Subject>(
         heap: &A,
         cpu: usize,
         mut objects: Vec<Object>,
@@ -35,7 +35,7 @@ impl Live {
 
     /// Frees an object, and allocates another, which it returns.
     #[inline(always)]
-    pub fn replace<A: Subject>(&mut self, heap: &A, size: impl Fn(u64) -> usize) -> Object {
+    pub(super) fn replace<A: Subject>(&mut self, heap: &A, size: impl Fn(u64) -> usize) -> Object {
         let bits = self.random.next_u64();
         // The upper half says which, the lower half how large; no division.
         let index = ((bits >> 32) * self.objects.len() as u64) >> 32;
@@ -47,14 +47,14 @@ impl Live {
 
     /// Frees all objects from the one numbered `first` on, in an order that has nothing to do with where
     /// they are.
-    pub fn free_from<A: Subject>(&mut self, heap: &A, first: usize) {
+    pub(super) fn free_from<A: Subject>(&mut self, heap: &A, first: usize) {
         self.random.shuffle(&mut self.objects);
         self.objects.drain(first..).for_each(|object| object.free(heap));
     }
 }
 
 /// A free and an allocation among [`LIVE`] objects of mixed sizes.
-pub struct Churn(Live);
+pub(super) struct Churn(Live);
 
 impl<A: Subject> Work<A> for Churn {
     const OPERATIONS: usize = 1;
@@ -78,7 +78,7 @@ impl<A: Subject> Work<A> for Churn {
 const LARGE: usize = 64;
 
 /// A free and an allocation of 32 KiB among [`LARGE`] objects of that size on each thread.
-pub struct LargeChurn(Live);
+pub(super) struct LargeChurn(Live);
 
 impl<A: Subject> Work<A> for LargeChurn {
     const OPERATIONS: usize = 1;

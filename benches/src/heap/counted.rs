@@ -8,7 +8,7 @@ use crate::random::Random;
 
 /// Does `work` so many times.
 #[inline(never)]
-pub fn turns<A: Subject, W: Work<A>>(heap: &A, work: &mut W, turns: usize) {
+pub(super) fn turns<A: Subject, W: Work<A>>(heap: &A, work: &mut W, turns: usize) {
     for _ in 0..turns {
         work.turn(heap);
     }
@@ -16,12 +16,12 @@ pub fn turns<A: Subject, W: Work<A>>(heap: &A, work: &mut W, turns: usize) {
 
 /// [`across::fill`].
 #[inline(never)]
-pub fn fill<A: Subject>(heap: &A, sizes: Sizes, random: &mut Random, batch: &mut Vec<Object>) {
+pub(super) fn fill<A: Subject>(heap: &A, sizes: Sizes, random: &mut Random, batch: &mut Vec<Object>) {
     across::fill(heap, sizes, random, batch);
 }
 
 /// [`across::clear`].
 #[inline(never)]
-pub fn clear<A: Subject>(heap: &A, batch: &mut Vec<Object>) {
+pub(super) fn clear<A: Subject>(heap: &A, batch: &mut Vec<Object>) {
     across::clear(heap, batch);
 }

@@ -11,7 +11,7 @@ use super::work::Object;
 
 /// What is measured in one go.
 #[derive(Debug, Clone, Copy)]
-pub struct Held {
+pub(super) struct Held {
     /// Bytes held for each that lives, after churn.
     pub churned: f64,
     /// How much of that went back in percent when all was freed.
@@ -23,12 +23,12 @@ pub struct Held {
 }
 
 /// The rows of [`Held::figures`], and what they count.
-pub const ROWS: [(&str, &str); 4] =
+pub(super) const ROWS: [(&str, &str); 4] =
     [("held_live", "held/live"), ("sparse", "held/live"), ("returned", "%"), ("returned_reclaim", "%")];
 
 impl Held {
     /// In the order of the rows.
-    pub fn figures(self) -> Vec<f64> {
+    pub(super) fn figures(self) -> Vec<f64> {
         vec![self.churned, self.sparse, self.at_once, self.reclaimed]
     }
 }
@@ -42,7 +42,7 @@ const CHURN: usize = 10;
 /// # Panics
 ///
 /// If the heap cannot tell what it holds.
-pub fn held<A: Subject>(cpus: usize) -> Held {
+pub(super) fn held<A: Subject>(cpus: usize) -> Held {
     // Pages are then touched one by one, by all heaps alike.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let share = LIVE / cpus;

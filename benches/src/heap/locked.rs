@@ -12,7 +12,7 @@ use super::arena::{self, Arena};
 use super::subject::Subject;
 
 /// A peer with the arena that it manages.
-pub struct Over<H> {
+pub(super) struct Over<H> {
     heap: H,
     _arena: Arena,
 }
@@ -45,7 +45,7 @@ unsafe impl<H: GlobalAlloc> GlobalAlloc for Over<H> {
 }
 
 /// `talc` in a spin lock.
-pub type Talc = Over<TalcLock<SpinMutex<()>, Claim>>;
+pub(super) type Talc = Over<TalcLock<SpinMutex<()>, Claim>>;
 
 impl Subject for Talc {
     const NAME: &'static str = "talc";
@@ -63,7 +63,7 @@ impl Subject for Talc {
 }
 
 /// `rlsf`'s two levels of segregated lists, in a spin lock, for blocks up to the arena's size.
-pub struct Tlsf(SpinMutex<rlsf::Tlsf<'static, u32, u32, 24, 32>>);
+pub(super) struct Tlsf(SpinMutex<rlsf::Tlsf<'static, u32, u32, 24, 32>>);
 
 // SAFETY: the allocator's own promises.
 unsafe impl GlobalAlloc for Tlsf {
@@ -105,7 +105,7 @@ impl Subject for Over<Tlsf> {
 }
 
 /// `linked_list_allocator`, first fit in a spin lock.
-pub type LinkedList = Over<linked_list_allocator::LockedHeap>;
+pub(super) type LinkedList = Over<linked_list_allocator::LockedHeap>;
 
 impl Subject for LinkedList {
     const NAME: &'static str = "linked_list_allocator";
@@ -123,7 +123,7 @@ impl Subject for LinkedList {
 }
 
 /// `buddy_system_allocator`'s heap, in a spin lock.
-pub type Buddy = Over<buddy_system_allocator::LockedHeap<33>>;
+pub(super) type Buddy = Over<buddy_system_allocator::LockedHeap<33>>;
 
 impl Subject for Buddy {
     const NAME: &'static str = "buddy_system_allocator";

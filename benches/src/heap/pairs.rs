@@ -8,7 +8,7 @@ use super::work::{Object, Work};
 
 /// A pair: an allocation of `SIZE` bytes, a write to the memory, and the free. The layout is not known when
 /// the allocator is compiled, as that of a `Box` is not known to a global allocator.
-pub struct Pair<const SIZE: usize>;
+pub(super) struct Pair<const SIZE: usize>;
 
 impl<A: Subject, const SIZE: usize> Work<A> for Pair<SIZE> {
     const OPERATIONS: usize = 1;
@@ -39,7 +39,7 @@ impl<A: Subject, const SIZE: usize> Work<A> for Pair<SIZE> {
 const BATCH: usize = 512;
 
 /// A batch of 64 bytes each: all are allocated and written to, then all are freed in the same order.
-pub struct Batch([Option<Object>; BATCH]);
+pub(super) struct Batch([Option<Object>; BATCH]);
 
 impl<A: Subject> Work<A> for Batch {
     const OPERATIONS: usize = BATCH;
@@ -63,7 +63,7 @@ impl<A: Subject> Work<A> for Batch {
 }
 
 /// A vector that grows from 64 bytes to 1 MiB by doubling, written to at its end, and is freed.
-pub struct Growth;
+pub(super) struct Growth;
 
 impl<A: Subject> Work<A> for Growth {
     const OPERATIONS: usize = 1;
@@ -93,7 +93,7 @@ impl<A: Subject> Work<A> for Growth {
 }
 
 /// A zeroed allocation of `SIZE` bytes, a write to each of its pages, and the free.
-pub struct Zeroed<const SIZE: usize>;
+pub(super) struct Zeroed<const SIZE: usize>;
 
 impl<A: Subject, const SIZE: usize> Work<A> for Zeroed<SIZE> {
     const OPERATIONS: usize = 1;

@@ -3,7 +3,7 @@
 use std::alloc::GlobalAlloc;
 
 /// A heap, shared by the threads that play CPUs. It is called as a program's global allocator would be.
-pub trait Subject: GlobalAlloc + Sync + Sized {
+pub(super) trait Subject: GlobalAlloc + Sync + Sized {
     /// The crate's name, and the name of its rows.
     const NAME: &'static str;
 

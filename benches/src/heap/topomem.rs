@@ -34,7 +34,7 @@ unsafe impl Platform for Threads {
 }
 
 /// The heap behind calls, as a program's global allocator is.
-pub struct Topomem(Heap<Threads, Pages>);
+pub(super) struct Topomem(Heap<Threads, Pages>);
 
 impl fmt::Debug for Topomem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,7 +6,7 @@ use super::subject::Subject;
 use crate::threads::timed;
 
 /// The work of one thread, with what it holds.
-pub trait Work<A: Subject>: Sized {
+pub(super) trait Work<A: Subject>: Sized {
     /// How many operations a turn is.
     const OPERATIONS: usize;
 
@@ -25,7 +25,7 @@ pub trait Work<A: Subject>: Sized {
 
 /// Memory and its layout.
 #[derive(Debug, Clone, Copy)]
-pub struct Object {
+pub(super) struct Object {
     pub memory: *mut u8,
     pub layout: Layout,
 }
@@ -36,7 +36,7 @@ unsafe impl Send for Object {}
 impl Object {
     /// Allocates `size` bytes, and writes to the first ones.
     #[inline(always)]
-    pub fn new<A: Subject>(heap: &A, size: usize) -> Object {
+    pub(super) fn new<A: Subject>(heap: &A, size: usize) -> Object {
         // SAFETY: no size here is near the largest, and the alignment is a power of two.
         let layout = unsafe { Layout::from_size_align_unchecked(size, size_of::<u64>()) };
         // SAFETY: no size here is zero.
@@ -48,21 +48,21 @@ impl Object {
     }
 
     /// Writes to its end, too: then every page of an object of no more than a page is the process's.
-    pub fn touch(self) {
+    pub(super) fn touch(self) {
         // SAFETY: the byte is the last of memory that is ours.
         unsafe { self.memory.add(self.layout.size() - 1).write(1) };
     }
 
     /// Frees it.
     #[inline(always)]
-    pub fn free<A: Subject>(self, heap: &A) {
+    pub(super) fn free<A: Subject>(self, heap: &A) {
         // SAFETY: allocated by `new`; whoever frees an object forgets it.
         unsafe { heap.dealloc(self.memory, self.layout) };
     }
 }
 
 /// Nanoseconds per operation, by the slower thread.
-pub fn nanoseconds<A: Subject, W: Work<A>>(heap: &A, cpus: usize, turns: usize) -> f64 {
+pub(super) fn nanoseconds<A: Subject, W: Work<A>>(heap: &A, cpus: usize, turns: usize) -> f64 {
     let elapsed = timed(
         cpus,
         |cpu| {

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use topomem_percpu::{CpuId, CpuPin, NodeId, Order, OutOfMemory, PageSource, Platform};
 
 /// One CPU, and two nodes. A kernel answers by its own CPU number, direct map and frame allocator.
-pub struct Host;
+pub(crate) struct Host;
 
 // SAFETY: each heap of the examples is used by one thread, which is the CPU, and nothing preempts it.
 unsafe impl Platform for Host {

@@ -11,34 +11,34 @@ use topomem_percpu::{
 
 use super::Machine;
 
-pub const MEGABYTE: usize = 1 << 20;
-pub const PAGE: usize = 4096;
+pub(crate) const MEGABYTE: usize = 1 << 20;
+pub(crate) const PAGE: usize = 4096;
 
-pub fn layout(size: usize) -> Layout {
+pub(crate) fn layout(size: usize) -> Layout {
     Layout::from_size_align(size, 8).unwrap()
 }
 
-pub fn free<S: PageSource>(heap: &Heap<&Machine, S>, memory: NonNull<u8>, layout: Layout) {
+pub(crate) fn free<S: PageSource>(heap: &Heap<&Machine, S>, memory: NonNull<u8>, layout: Layout) {
     // SAFETY: each test frees what it allocated with the layout, once.
     unsafe { heap.dealloc(memory, layout) }.unwrap();
 }
 
 /// Where a run that the source zeroed is not zero, and what is there.
-pub const MARK: (usize, u8) = (1234, 0x3e);
+pub(crate) const MARK: (usize, u8) = (1234, 0x3e);
 
 /// A machine that counts what the heap asks of it.
-pub struct Counting {
+pub(crate) struct Counting {
     pub machine: Machine,
     calls: AtomicUsize,
 }
 
 impl Counting {
-    pub fn new(nodes: usize, cpus_per_node: usize, bytes_per_node: usize) -> Counting {
+    pub(crate) fn new(nodes: usize, cpus_per_node: usize, bytes_per_node: usize) -> Counting {
         let machine = Machine::new(nodes, cpus_per_node, bytes_per_node);
         Counting { machine, calls: AtomicUsize::new(0) }
     }
 
-    pub fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.calls.swap(0, Ordering::SeqCst)
     }
 
@@ -48,7 +48,7 @@ impl Counting {
         &self.machine
     }
 
-    pub fn called(&self) {
+    pub(crate) fn called(&self) {
         self.calls.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -76,6 +76,6 @@ unsafe impl PageSource for Counting {
     forward_page_source!(|this| &this.machine; node_of_cpu, node_with_memory);
 }
 
-pub fn cached(runs: u64, pages: u64) -> LargeStats {
+pub(crate) fn cached(runs: u64, pages: u64) -> LargeStats {
     LargeStats { cached: runs, cached_bytes: pages * PAGE as u64, ..LargeStats::default() }
 }

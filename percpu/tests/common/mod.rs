@@ -2,9 +2,9 @@
 //! Lock-free throughout, so that signal handlers can play interrupt handlers on it.
 #![allow(dead_code, clippy::unwrap_used)]
 
-pub mod counting;
+pub(crate) mod counting;
 #[cfg(feature = "hardening")]
-pub mod recorder;
+pub(crate) mod recorder;
 
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -30,9 +30,9 @@ std::thread_local! {
     static HOOK_DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
-pub type TestHeap<'a> = Heap<&'a Machine, &'a Machine>;
+pub(crate) type TestHeap<'a> = Heap<&'a Machine, &'a Machine>;
 
-pub struct Machine {
+pub(crate) struct Machine {
     memory: NonNull<u8>,
     nodes: usize,
     cpus_per_node: usize,
@@ -53,7 +53,7 @@ unsafe impl Send for Machine {}
 unsafe impl Sync for Machine {}
 
 impl Machine {
-    pub fn new(nodes: usize, cpus_per_node: usize, bytes_per_node: usize) -> Machine {
+    pub(crate) fn new(nodes: usize, cpus_per_node: usize, bytes_per_node: usize) -> Machine {
         let chunks_per_node = bytes_per_node / CHUNK;
         // SAFETY: there is at least one chunk, so the size is not 0.
         let memory = unsafe { std::alloc::alloc(Machine::layout(nodes * chunks_per_node)) };
@@ -70,7 +70,7 @@ impl Machine {
         }
     }
 
-    pub fn hooked(mut self, hook: impl Fn() + Send + Sync + 'static) -> Machine {
+    pub(crate) fn hooked(mut self, hook: impl Fn() + Send + Sync + 'static) -> Machine {
         self.hook = Some(Box::new(hook));
         self
     }
@@ -139,16 +139,16 @@ impl Machine {
     }
 
     /// Pages that are out.
-    pub fn outstanding(&self) -> usize {
+    pub(crate) fn outstanding(&self) -> usize {
         self.used.iter().map(|word| word.load(Ordering::SeqCst).count_ones() as usize).sum()
     }
 
-    pub fn cpus(&self) -> usize {
+    pub(crate) fn cpus(&self) -> usize {
         self.nodes * self.cpus_per_node
     }
 
     /// The node whose memory holds `address`.
-    pub fn node_of(&self, address: NonNull<u8>) -> NodeId {
+    pub(crate) fn node_of(&self, address: NonNull<u8>) -> NodeId {
         let offset = address.addr().get() - self.memory.addr().get();
         NodeId::new(offset / CHUNK / self.chunks_per_node).unwrap()
     }
@@ -191,12 +191,12 @@ impl Drop for Machine {
 }
 
 /// The calling thread is `cpu` from here on.
-pub fn become_cpu(cpu: usize) {
+pub(crate) fn become_cpu(cpu: usize) {
     CPU.set(cpu);
 }
 
 /// A pin for the CPU that the thread plays.
-pub fn pin() -> CpuPin {
+pub(crate) fn pin() -> CpuPin {
     // SAFETY: each test lets one thread at a time play a CPU.
     unsafe { CpuPin::new(CpuId::new(CPU.get()).unwrap()) }
 }
@@ -301,7 +301,7 @@ unsafe impl PageSource for Machine {
 }
 
 /// A heap over the machine's pages, with all measures that the build has if it is to be `hardened`.
-pub fn heap(machine: &Machine, hardened: bool) -> TestHeap<'_> {
+pub(crate) fn heap(machine: &Machine, hardened: bool) -> TestHeap<'_> {
     #[cfg(feature = "hardening")]
     if hardened {
         return Heap::with_hardening(machine, machine, topomem_percpu::Hardening::ALL);
@@ -311,7 +311,7 @@ pub fn heap(machine: &Machine, hardened: bool) -> TestHeap<'_> {
 }
 
 /// Brings every CPU's magazines online, from one thread.
-pub fn all_online(heap: &TestHeap<'_>) {
+pub(crate) fn all_online(heap: &TestHeap<'_>) {
     for cpu in 0..heap.source().cpus() {
         become_cpu(cpu);
         heap.cpu_online(&pin()).unwrap();
@@ -320,7 +320,7 @@ pub fn all_online(heap: &TestHeap<'_>) {
 }
 
 /// Returns every CPU's cached objects, from one thread.
-pub fn all_drained(heap: &TestHeap<'_>) {
+pub(crate) fn all_drained(heap: &TestHeap<'_>) {
     for cpu in 0..heap.source().cpus() {
         become_cpu(cpu);
         heap.drain(&pin());
@@ -329,7 +329,7 @@ pub fn all_drained(heap: &TestHeap<'_>) {
 }
 
 /// Live, cached and free objects of all classes, and slabs.
-pub fn totals(heap: &TestHeap<'_>) -> (u64, u64, u64, u64) {
+pub(crate) fn totals(heap: &TestHeap<'_>) -> (u64, u64, u64, u64) {
     SizeClass::all().map(|class| heap.class_stats(class)).fold((0, 0, 0, 0), |sum, stats| {
         (sum.0 + stats.live, sum.1 + stats.cached, sum.2 + stats.free, sum.3 + stats.slabs)
     })

@@ -12,7 +12,7 @@ use topomem_percpu::{CpuPin, Hardening, Heap, Order, PageSource, Report, forward
 use super::{Machine, become_cpu, pin};
 
 /// The machine's pages, and what the heap reports about its users.
-pub struct Recorder<'a> {
+pub(crate) struct Recorder<'a> {
     pub machine: &'a Machine,
     pub reports: Mutex<Vec<Report>>,
     /// Words of [`SECRET`] in the pages that came back.
@@ -23,7 +23,7 @@ pub struct Recorder<'a> {
     pub asked: AtomicUsize,
 }
 
-pub const SECRET: u8 = 0xe7;
+pub(crate) const SECRET: u8 = 0xe7;
 
 // SAFETY: the pages are the machine's.
 unsafe impl PageSource for Recorder<'_> {
@@ -48,9 +48,9 @@ unsafe impl PageSource for Recorder<'_> {
     forward_page_source!(|this| this.machine; allocate, node_of_cpu);
 }
 
-pub type Hardened<'a> = Heap<&'a Machine, Recorder<'a>>;
+pub(crate) type Hardened<'a> = Heap<&'a Machine, Recorder<'a>>;
 
-pub fn heap(machine: &Machine, measures: Hardening) -> Hardened<'_> {
+pub(crate) fn heap(machine: &Machine, measures: Hardening) -> Hardened<'_> {
     let source = Recorder {
         machine,
         reports: Mutex::new(Vec::new()),
@@ -64,15 +64,15 @@ pub fn heap(machine: &Machine, measures: Hardening) -> Hardened<'_> {
     heap
 }
 
-pub fn layout((size, align): (usize, usize)) -> Layout {
+pub(crate) fn layout((size, align): (usize, usize)) -> Layout {
     Layout::from_size_align(size, align).unwrap()
 }
 
-pub fn reports(heap: &Hardened<'_>) -> Vec<Report> {
+pub(crate) fn reports(heap: &Hardened<'_>) -> Vec<Report> {
     std::mem::take(&mut heap.source().reports.lock().unwrap())
 }
 
-pub fn free(heap: &Hardened<'_>, memory: NonNull<u8>, layout: Layout) {
+pub(crate) fn free(heap: &Hardened<'_>, memory: NonNull<u8>, layout: Layout) {
     // SAFETY: the tests free what they allocated, once.
     unsafe { heap.dealloc(memory, layout) }.unwrap();
 }

@@ -11,10 +11,10 @@ use topomem_percpu::{CpuId, Heap, LargeStats, Platform, SizeClass};
 use crate::common::{Machine, become_cpu, pin};
 
 /// A small object.
-pub const SMALL: usize = 64;
+pub(crate) const SMALL: usize = 64;
 
 /// Objects that somebody holds, in a fixed place.
-pub struct Held {
+pub(crate) struct Held {
     objects: [(AtomicUsize, AtomicUsize); 160],
     count: AtomicUsize,
 }
@@ -27,7 +27,7 @@ impl Default for Held {
 }
 
 impl Held {
-    pub fn push(&self, object: NonNull<u8>, bytes: usize) {
+    pub(crate) fn push(&self, object: NonNull<u8>, bytes: usize) {
         let count = self.count.load(Relaxed);
         let place = &self.objects[count];
         place.0.store(object.as_ptr().expose_provenance(), Relaxed);
@@ -35,26 +35,26 @@ impl Held {
         self.count.store(count + 1, Relaxed);
     }
 
-    pub fn pop(&self) -> Option<(NonNull<u8>, usize)> {
+    pub(crate) fn pop(&self) -> Option<(NonNull<u8>, usize)> {
         let count = self.count.load(Relaxed).checked_sub(1)?;
         self.count.store(count, Relaxed);
         Some(self.at(count))
     }
 
-    pub fn at(&self, index: usize) -> (NonNull<u8>, usize) {
+    pub(crate) fn at(&self, index: usize) -> (NonNull<u8>, usize) {
         let place = &self.objects[index];
         let object = NonNull::new(std::ptr::with_exposed_provenance_mut(place.0.load(Relaxed))).unwrap();
         (object, place.1.load(Relaxed))
     }
 
-    pub fn all(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
         (0..self.count.load(Relaxed)).map(|index| self.at(index))
     }
 }
 
 /// The CPUs of the machine, all played by this thread: spinning lets nobody else get on, so it does
 /// not give the host's CPU away.
-pub struct Cpus;
+pub(crate) struct Cpus;
 
 // SAFETY: the thread plays one CPU at a time, and the heap asks for no physical address.
 unsafe impl Platform for Cpus {
@@ -68,7 +68,7 @@ unsafe impl Platform for Cpus {
 }
 
 /// Two nodes of two CPUs: 0 and 1, 2 and 3.
-pub struct Scene {
+pub(crate) struct Scene {
     pub heap: &'static Heap<Cpus, &'static Machine>,
     /// What the operation allocated.
     pub ours: Held,
@@ -84,12 +84,12 @@ pub struct Scene {
     own_pages: usize,
 }
 
-pub fn layout(bytes: usize) -> Layout {
+pub(crate) fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, 8).unwrap()
 }
 
 /// Runs `f` as `cpu`, and goes back to who it was.
-pub fn on<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
+pub(crate) fn on<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
     let before = pin().cpu().index();
     become_cpu(cpu);
     let result = f();
@@ -98,7 +98,7 @@ pub fn on<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
 }
 
 /// A byte that no other object near it has.
-pub fn tag(object: NonNull<u8>) -> u8 {
+pub(crate) fn tag(object: NonNull<u8>) -> u8 {
     (object.as_ptr().addr() >> 3) as u8 ^ 0x3c
 }
 
@@ -110,7 +110,7 @@ fn new_heap(machine: &'static Machine) -> Box<Heap<Cpus, &'static Machine>> {
 }
 
 impl Scene {
-    pub fn new() -> Scene {
+    pub(crate) fn new() -> Scene {
         let machine: &'static Machine = Box::leak(Box::new(Machine::new(2, 2, 4 << 20)));
         let heap = Box::leak(new_heap(machine));
         (0..4).for_each(|cpu| on(cpu, || heap.cpu_online(&pin()).unwrap()));
@@ -136,7 +136,7 @@ impl Scene {
         scene
     }
 
-    pub fn keep(&self, object: NonNull<u8>, bytes: usize, held: &Held) {
+    pub(crate) fn keep(&self, object: NonNull<u8>, bytes: usize, held: &Held) {
         // SAFETY: the object was just allocated; both ends of it are written.
         unsafe {
             object.write(tag(object));
@@ -145,18 +145,18 @@ impl Scene {
         held.push(object, bytes);
     }
 
-    pub fn take(&self, bytes: usize, held: &Held) {
+    pub(crate) fn take(&self, bytes: usize, held: &Held) {
         let object = self.heap.alloc(layout(bytes)).unwrap();
         self.keep(object, bytes, held);
     }
 
-    pub fn check(object: NonNull<u8>, bytes: usize) {
+    pub(crate) fn check(object: NonNull<u8>, bytes: usize) {
         // SAFETY: the object is held.
         let ends = unsafe { [object.read(), object.add(bytes - 1).read()] };
         assert_eq!(ends, [tag(object); 2], "an object changed under its holder");
     }
 
-    pub fn give(&self, held: &Held) {
+    pub(crate) fn give(&self, held: &Held) {
         let Some((object, bytes)) = held.pop() else { return };
         Self::check(object, bytes);
         // SAFETY: allocated with this layout, and held until now.
@@ -164,14 +164,14 @@ impl Scene {
     }
 
     /// Objects of one slab for operation and context, alternating.
-    pub fn share_a_slab(&self, bytes: usize, count: usize) {
+    pub(crate) fn share_a_slab(&self, bytes: usize, count: usize) {
         for index in 0..count {
             self.take(bytes, if index % 2 == 0 { &self.ready } else { &self.spare });
         }
     }
 
     /// All CPUs return what they have, until nothing more comes.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         for _ in 0..2 {
             for cpu in 0..4 {
                 on(cpu, || self.heap.drain(&pin()));
@@ -180,7 +180,7 @@ impl Scene {
     }
 
     /// Checks what is held, frees it, and checks that nothing else is in use.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let everyone = [&self.ours, &self.ready, &self.theirs, &self.spare];
         let mut all: Vec<_> = everyone.into_iter().flat_map(Held::all).collect();
         all.sort();

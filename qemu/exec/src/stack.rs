@@ -12,7 +12,7 @@ const AT_NULL: u64 = 0;
 const AT_RANDOM: u64 = 25;
 const AT_EXECFN: u64 = 31;
 /// Bytes that a program starts its random numbers with.
-pub const RANDOM_BYTES: usize = 16;
+pub(crate) const RANDOM_BYTES: usize = 16;
 
 /// Why no stack was laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

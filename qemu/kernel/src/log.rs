@@ -18,7 +18,7 @@ macro_rules! record {
 }
 
 /// [`log!`]'s body.
-pub fn line(text: fmt::Arguments<'_>) {
+pub(crate) fn line(text: fmt::Arguments<'_>) {
     let micros = clock::since_boot().as_micros();
     let cpu = per_cpu::current().cpu;
     serial::write_line(format_args!("[{:>4}.{:06}] {cpu}: {text}", micros / 1_000_000, micros % 1_000_000));
@@ -26,7 +26,7 @@ pub fn line(text: fmt::Arguments<'_>) {
 
 /// A text as a JSON string, quotes included.
 #[derive(Debug)]
-pub struct Json<T>(pub T);
+pub(crate) struct Json<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Json<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,35 +17,35 @@ use topomem_shootdown::{
 };
 
 #[allow(unused_imports, reason = "not every program of tests takes every step")]
-pub use steps::{domain, enter, issue};
+pub(crate) use steps::{domain, enter, issue};
 
-pub const PAGES: usize = 8;
+pub(crate) const PAGES: usize = 8;
 /// Space 0 is the kernel's, whose translations are global.
-pub const SPACES: usize = 3;
-pub const CPUS: usize = 4;
+pub(crate) const SPACES: usize = 3;
+pub(crate) const CPUS: usize = 4;
 
 thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
 }
 
-pub fn cpu(index: usize) -> CpuId {
+pub(crate) fn cpu(index: usize) -> CpuId {
     CpuId::new(index).unwrap()
 }
 
 /// The calling thread is CPU `index` from here on.
-pub fn run_as(index: usize) -> CpuPin {
+pub(crate) fn run_as(index: usize) -> CpuPin {
     CPU.with(|cpu| cpu.set(index));
     // SAFETY: one thread plays a CPU at a time, and the tests never take a thread off its CPU.
     unsafe { CpuPin::new(cpu(index)) }
 }
 
-pub fn address(space: usize, page: usize) -> VirtAddr {
+pub(crate) fn address(space: usize, page: usize) -> VirtAddr {
     let half = if space == 0 { 0xffff_8000_0000_0000 } else { 0 };
     // The same in all spaces but the kernel's.
     VirtAddr::new(half + ((page as u64) << 12)).unwrap()
 }
 
-pub fn range(space: usize, first: usize, pages: usize) -> PageRange {
+pub(crate) fn range(space: usize, first: usize, pages: usize) -> PageRange {
     PageRange::new(address(space, first), pages as u64, PageSize::Size4KiB).unwrap()
 }
 
@@ -54,7 +54,7 @@ const GLOBAL: u16 = u16::MAX;
 
 /// What a CPU's TLB and its paging-structure caches hold.
 #[derive(Default)]
-pub struct Cached {
+pub(crate) struct Cached {
     asid: u16,
     /// By tag and address: the space, and the version.
     pages: HashMap<(u16, u64), (usize, u64)>,
@@ -90,7 +90,7 @@ enum Broadcast {
 /// How the machine fails to do what it is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub enum Flaw {
+pub(crate) enum Flaw {
     None,
     /// A flush of everything spares the ASIDs that are not current.
     SparesOtherAsids,
@@ -99,13 +99,13 @@ pub enum Flaw {
 }
 
 #[derive(Default)]
-pub struct Flushes {
+pub(crate) struct Flushes {
     pub page: AtomicUsize,
     pub non_global: AtomicUsize,
     pub all: AtomicUsize,
 }
 
-pub struct Machine {
+pub(crate) struct Machine {
     /// The version that each entry is at.
     pub entries: [[AtomicU64; PAGES]; SPACES],
     /// The version that each space's table is at.
@@ -128,10 +128,10 @@ pub struct Machine {
     pub itself: Mutex<Option<&'static Queue>>,
 }
 
-pub type Queue = Shootdown<Machine>;
+pub(crate) type Queue = Shootdown<Machine>;
 
 /// `value` for ever, where Miri's search for leaks finds it.
-pub fn forever<T: Sync>(value: T) -> &'static T {
+pub(crate) fn forever<T: Sync>(value: T) -> &'static T {
     static KEPT: Mutex<Vec<&'static dyn Sync>> = Mutex::new(Vec::new());
     let value: &'static T = Box::leak(Box::new(value));
     KEPT.lock().unwrap().push(value);
@@ -139,7 +139,7 @@ pub fn forever<T: Sync>(value: T) -> &'static T {
 }
 
 /// A queue without CPUs, for ever.
-pub fn offline_queue() -> &'static Queue {
+pub(crate) fn offline_queue() -> &'static Queue {
     let machine = Machine {
         entries: Default::default(),
         tables: Default::default(),
@@ -166,7 +166,7 @@ pub fn offline_queue() -> &'static Queue {
 }
 
 /// A queue with `cpus` online; the calling thread is CPU 0.
-pub fn queue(cpus: usize) -> &'static Queue {
+pub(crate) fn queue(cpus: usize) -> &'static Queue {
     let queue = offline_queue();
     for index in 0..cpus {
         queue.cpu_online(&run_as(index)).unwrap();
@@ -193,7 +193,7 @@ impl Machine {
     }
 
     /// The version that the calling CPU uses for a page.
-    pub fn access(&self, space: usize, page: usize) -> u64 {
+    pub(crate) fn access(&self, space: usize, page: usize) -> u64 {
         // The walk and the fill are one step, as a page walker's are to a flush.
         let mut tlb = self.tlb();
         let key = (tlb.tag(space), address(space, page).as_u64());
@@ -213,13 +213,13 @@ impl Machine {
     }
 
     /// The version of the table of `space`, kernel's or active, that CPU `index` walks.
-    pub fn way(&self, index: usize, space: usize) -> Option<u64> {
+    pub(crate) fn way(&self, index: usize, space: usize) -> Option<u64> {
         let tlb = self.tlbs[index].lock().unwrap();
         tlb.ways.get(&(tlb.asid, space == 0)).copied()
     }
 
     /// Puts another table in the place of the space's, and returns its version.
-    pub fn replace_table(&self, space: usize) -> u64 {
+    pub(crate) fn replace_table(&self, space: usize) -> u64 {
         self.tables[space].fetch_add(1, Ordering::Relaxed) + 1
     }
 
@@ -227,19 +227,19 @@ impl Machine {
         self.flaw.load(Ordering::Relaxed) == flaw as u32
     }
 
-    pub fn cached(&self, index: usize, space: usize, page: usize) -> Option<u64> {
+    pub(crate) fn cached(&self, index: usize, space: usize, page: usize) -> Option<u64> {
         let tlb = self.tlbs[index].lock().unwrap();
         let cached = tlb.pages.get(&(tlb.tag(space), address(space, page).as_u64()));
         cached.filter(|&&(owner, _)| owner == space).map(|&(_, version)| version)
     }
 
     /// Changes a page's entry and returns its new version.
-    pub fn change(&self, space: usize, page: usize) -> u64 {
+    pub(crate) fn change(&self, space: usize, page: usize) -> u64 {
         self.entries[space][page].fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// A CR3 write.
-    pub fn load_root(&self, load: RootLoad) -> SwitchFlushed {
+    pub(crate) fn load_root(&self, load: RootLoad) -> SwitchFlushed {
         let mut tlb = self.tlb();
         match load {
             RootLoad::Untagged => tlb.drop_asid(0),
@@ -255,7 +255,7 @@ impl Machine {
     }
 
     /// Delivers the interrupt raised for `index`, if one is.
-    pub fn deliver(&self, queue: &Queue, index: usize) -> bool {
+    pub(crate) fn deliver(&self, queue: &Queue, index: usize) -> bool {
         let raised = self.raised[index].swap(false, Ordering::AcqRel);
         if raised {
             let _ = queue.on_ipi(&run_as(index));
@@ -263,7 +263,7 @@ impl Machine {
         raised
     }
 
-    pub fn sent(&self) -> usize {
+    pub(crate) fn sent(&self) -> usize {
         self.sends.lock().unwrap().iter().map(CpuSet::len).sum()
     }
 }

@@ -5,12 +5,12 @@ use topomem_shootdown::{Domain, Invalidation, Ticket};
 use super::{Machine, PAGES, Queue, forever, range, run_as};
 
 /// A domain of its own, for ever.
-pub fn domain() -> &'static Domain {
+pub(crate) fn domain() -> &'static Domain {
     forever(Domain::new())
 }
 
 /// CPU `index` takes up `space` and has all of it in its TLB.
-pub fn enter(queue: &Queue, index: usize, space: usize, domain: &'static Domain) {
+pub(crate) fn enter(queue: &Queue, index: usize, space: usize, domain: &'static Domain) {
     // SAFETY: the domain lives for ever, and the switch is the machine's own.
     unsafe { queue.activate(&run_as(index), domain, |load| queue.tlb().load_root(load)) };
     for page in 0..PAGES {
@@ -19,7 +19,7 @@ pub fn enter(queue: &Queue, index: usize, space: usize, domain: &'static Domain)
 }
 
 /// CPU 0 changes `pages` pages of `space` and issues that.
-pub fn issue(
+pub(crate) fn issue(
     queue: &'static Queue,
     space: usize,
     pages: usize,

@@ -12,7 +12,7 @@ use crate::machine::*;
 use records::Records;
 
 #[derive(Clone, Debug)]
-pub enum Op {
+pub(crate) enum Op {
     Access { cpu: usize, kernel: bool, page: usize },
     Change { cpu: usize, space: usize, what: What, tables: bool, times: usize },
     Record { cpu: usize, space: usize, pages: (usize, usize), to: Option<usize> },
@@ -32,7 +32,7 @@ pub enum Op {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum What {
+pub(crate) enum What {
     Pages(usize, usize),
     NonGlobal,
     Domain,
@@ -78,7 +78,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// A step, and those that happen inside it: in its flushes, sends and switches.
-pub fn step() -> impl Strategy<Value = (Op, Vec<Op>)> {
+pub(crate) fn step() -> impl Strategy<Value = (Op, Vec<Op>)> {
     (op(), prop::collection::vec(op(), 0..4))
 }
 
@@ -328,7 +328,7 @@ impl World {
 }
 
 /// Plays `steps` on a new machine, with `prepare`d queue.
-pub fn play(steps: &[(Op, Vec<Op>)], prepare: impl FnOnce(&Queue)) {
+pub(crate) fn play(steps: &[(Op, Vec<Op>)], prepare: impl FnOnce(&Queue)) {
     let queue = offline_queue();
     prepare(queue);
     *queue.tlb().hook.lock().unwrap() = Some(interrupted);

@@ -9,11 +9,11 @@ use super::World;
 use crate::machine::*;
 
 /// Space, page and the version that replaced what a change removed.
-pub type Version = (usize, usize, u64);
+pub(super) type Version = (usize, usize, u64);
 
 /// What has been recorded, and what is still to be announced.
 #[derive(Default)]
-pub struct Records {
+pub(super) struct Records {
     /// The lock of the page tables, held from a change to its record.
     locked: Cell<bool>,
     /// By the CPU that made it, oldest first.
@@ -33,7 +33,7 @@ struct Collected {
 }
 
 impl Records {
-    pub fn is_locked(&self) -> bool {
+    pub(super) fn is_locked(&self) -> bool {
         self.locked.get()
     }
 }

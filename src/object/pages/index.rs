@@ -61,7 +61,7 @@ impl<'a> Node<'a> {
 }
 
 impl Index {
-    pub fn new() -> Index {
+    pub(crate) fn new() -> Index {
         Index { root: AtomicU64::new(0) }
     }
 
@@ -87,7 +87,7 @@ impl Index {
     }
 
     /// Returns the word of `page`, or `None` without a table for it: the page is then absent.
-    pub fn get<P: Machine>(&self, service: &MemoryService<P>, page: u64) -> Option<&PageWord> {
+    pub(crate) fn get<P: Machine>(&self, service: &MemoryService<P>, page: u64) -> Option<&PageWord> {
         let mut node = self.root(service).filter(|root| page < root.pages())?;
         while node.height > 1 {
             // Acquire, as in `root`.
@@ -120,7 +120,7 @@ impl Index {
     }
 
     /// Returns the word of `page`, below [`MOST_PAGES`], and makes its missing tables.
-    pub fn make<P: Machine>(
+    pub(crate) fn make<P: Machine>(
         &self,
         service: &MemoryService<P>,
         pin: &CpuPin,
@@ -153,7 +153,7 @@ impl Index {
 
     /// Calls `visit` with each word of the pages from `first` to `last` in existing tables, in
     /// ascending order, until `visit` breaks.
-    pub fn for_each<P: Machine>(
+    pub(crate) fn for_each<P: Machine>(
         &self,
         service: &MemoryService<P>,
         first: u64,
@@ -197,7 +197,7 @@ impl Index {
     /// # Safety
     ///
     /// Nothing uses the object any more.
-    pub unsafe fn free<P: Machine>(&self, service: &MemoryService<P>, pin: &CpuPin) {
+    pub(crate) unsafe fn free<P: Machine>(&self, service: &MemoryService<P>, pin: &CpuPin) {
         // Acquire, as in `root`.
         let link = self.root.swap(0, Ordering::Acquire);
         // SAFETY: the caller's promise.

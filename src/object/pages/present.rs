@@ -51,7 +51,7 @@ impl<P: Machine> ObjectCore<P> {
     /// Returns the page `page` if it is in memory, and makes it dirty for a write. The caller has
     /// the claim of an entry governed by a record of this object's list: the frame therefore stays
     /// until the entry maps it, or the claim is released. Never waits.
-    pub fn find(&self, page: u64, wanted: Use) -> Result<PageFrame, Missing> {
+    pub(crate) fn find(&self, page: u64, wanted: Use) -> Result<PageFrame, Missing> {
         if page >= self.pages() {
             return Err(Missing::BeyondEnd);
         }
@@ -67,7 +67,7 @@ impl<P: Machine> ObjectCore<P> {
     }
 
     /// Returns whether the page `page` is in memory, in `frame`.
-    pub fn has_frame(&self, page: u64, frame: topomem_percpu::PhysFrame) -> bool {
+    pub(crate) fn has_frame(&self, page: u64, frame: topomem_percpu::PhysFrame) -> bool {
         self.frame_of(page).is_some_and(|word| word.frame() == frame)
     }
 
@@ -89,12 +89,12 @@ pub(in crate::object) struct UsedPage<'a> {
 }
 
 impl UsedPage<'_> {
-    pub fn frame(&self) -> topomem_percpu::PhysFrame {
+    pub(crate) fn frame(&self) -> topomem_percpu::PhysFrame {
         self.found.frame()
     }
 
     /// Notes a write to the page.
-    pub fn make_dirty(&self) {
+    pub(crate) fn make_dirty(&self) {
         self.word.update(|now| (!now.is_dirty()).then_some(now.dirty()));
     }
 }
@@ -193,7 +193,7 @@ impl<P: Machine> ObjectCore<P> {
     }
 
     /// Returns the key of the object's file, if a pager serves the object.
-    pub fn key(&self) -> Option<u64> {
+    pub(crate) fn key(&self) -> Option<u64> {
         match &self.source {
             Source::Zeros => None,
             Source::Pager { key, .. } => Some(*key),

@@ -41,17 +41,17 @@ pub(crate) enum State {
 }
 
 impl Word {
-    pub const ABSENT: Word = Word(0);
+    pub(crate) const ABSENT: Word = Word(0);
 
-    pub fn loading(request: usize) -> Word {
+    pub(crate) fn loading(request: usize) -> Word {
         Word(LOADING | (request as u64) << 12)
     }
 
-    pub fn present(frame: PhysFrame) -> Word {
+    pub(crate) fn present(frame: PhysFrame) -> Word {
         Word(PRESENT | frame.start_address().as_u64())
     }
 
-    pub fn state(self) -> State {
+    pub(crate) fn state(self) -> State {
         if self.0 & LOADING != 0 {
             State::Loading(((self.0 & ADDRESS) >> 12) as usize)
         } else if self.0 & PRESENT == 0 {
@@ -64,75 +64,75 @@ impl Word {
     }
 
     /// Returns the frame of a page in memory, dead or alive.
-    pub fn frame(self) -> PhysFrame {
+    pub(crate) fn frame(self) -> PhysFrame {
         PhysFrame::containing_address(PhysAddr::new(self.0 & ADDRESS))
     }
 
-    pub fn is_dirty(self) -> bool {
+    pub(crate) fn is_dirty(self) -> bool {
         self.0 & DIRTY != 0
     }
 
-    pub fn is_writing(self) -> bool {
+    pub(crate) fn is_writing(self) -> bool {
         self.0 & WRITING != 0
     }
 
-    pub fn is_evicting(self) -> bool {
+    pub(crate) fn is_evicting(self) -> bool {
         self.0 & EVICTING != 0
     }
 
-    pub fn is_used(self) -> bool {
+    pub(crate) fn is_used(self) -> bool {
         self.0 >= USER
     }
 
     /// Returns whether the page may leave for want of memory.
-    pub fn is_idle(self) -> bool {
+    pub(crate) fn is_idle(self) -> bool {
         self.0 & (DIRTY | WRITING | PINNED | DEAD | PRESENT) == PRESENT && !self.is_used()
     }
 
-    pub fn dirty(self) -> Word {
+    pub(crate) fn dirty(self) -> Word {
         Word(self.0 | DIRTY)
     }
 
-    pub fn dead(self) -> Word {
+    pub(crate) fn dead(self) -> Word {
         Word(self.0 | DEAD)
     }
 
-    pub fn alive(self) -> Word {
+    pub(crate) fn alive(self) -> Word {
         Word(self.0 & !DEAD)
     }
 
-    pub fn pinned(self) -> Word {
+    pub(crate) fn pinned(self) -> Word {
         Word(self.0 | PINNED)
     }
 
-    pub fn unpinned(self) -> Word {
+    pub(crate) fn unpinned(self) -> Word {
         Word(self.0 & !PINNED)
     }
 
-    pub fn evicting(self) -> Word {
+    pub(crate) fn evicting(self) -> Word {
         Word(self.0 | EVICTING)
     }
 
     /// Returns the word after a mapping or a use of the page.
-    pub fn wanted(self) -> Word {
+    pub(crate) fn wanted(self) -> Word {
         Word(self.0 & !EVICTING)
     }
 
-    pub fn used(self) -> Word {
+    pub(crate) fn used(self) -> Word {
         Word((self.0 & !EVICTING) + USER)
     }
 
-    pub fn unused(self) -> Word {
+    pub(crate) fn unused(self) -> Word {
         Word(self.0 - USER)
     }
 
     /// Returns the word for the page while its present contents are written back.
-    pub fn writing(self) -> Word {
+    pub(crate) fn writing(self) -> Word {
         Word(self.0 & !DIRTY | WRITING)
     }
 
     /// Returns the word after the page has been written back.
-    pub fn written(self) -> Word {
+    pub(crate) fn written(self) -> Word {
         Word(self.0 & !WRITING)
     }
 }
@@ -160,14 +160,14 @@ impl PageWord {
         PageWord(AtomicU64::new(word.0))
     }
 
-    pub fn load(&self) -> Word {
+    pub(crate) fn load(&self) -> Word {
         // Acquire pairs with the Release in `replace`: a reader of the page's word sees the page's
         // bytes.
         Word(self.0.load(Ordering::Acquire))
     }
 
     /// Replaces `current` by `new`, or returns the present word instead.
-    pub fn replace(&self, current: Word, new: Word) -> Result<(), Word> {
+    pub(crate) fn replace(&self, current: Word, new: Word) -> Result<(), Word> {
         // Release and Acquire as in `load`, in both directions: the remover of a page sees all of
         // its uses.
         match self.0.compare_exchange(current.0, new.0, Ordering::AcqRel, Ordering::Acquire) {
@@ -178,7 +178,7 @@ impl PageWord {
 
     /// Replaces the word by the result of `change`, unless the result is `None`. Returns the former
     /// word if replaced.
-    pub fn update(&self, mut change: impl FnMut(Word) -> Option<Word>) -> Option<Word> {
+    pub(crate) fn update(&self, mut change: impl FnMut(Word) -> Option<Word>) -> Option<Word> {
         let mut now = self.load();
         loop {
             let new = change(now)?;
@@ -193,7 +193,7 @@ impl PageWord {
     /// claim of an entry for the page.
     // Always inlined: faults look for the surrounding pages, too.
     #[inline(always)]
-    pub fn find(&self, wanted: Use) -> Option<PageFrame> {
+    pub(crate) fn find(&self, wanted: Use) -> Option<PageFrame> {
         let make = |now: Word| match now.state() {
             State::Present(_) if wanted == Use::Write => Some(now.wanted().dirty()),
             State::Present(_) => Some(now.wanted()),
@@ -221,7 +221,7 @@ impl PageWord {
     }
 
     /// Marks the page as leaving: it gets no new mapping.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.update(|now| match now.state() {
             State::Present(_) => Some(now.dead()),
             // The pager's answer is not wanted any more.
@@ -232,7 +232,7 @@ impl PageWord {
 
     /// Marks the page as being written, if it is dirty. Its bytes may be read after no CPU can
     /// write to it.
-    pub fn begin_writing(&self) -> WriteBack {
+    pub(crate) fn begin_writing(&self) -> WriteBack {
         let mut found = WriteBack::Nothing;
         self.update(|now| {
             let is_dirty = matches!(now.state(), State::Present(_)) && now.is_dirty();
@@ -248,7 +248,7 @@ impl PageWord {
 
     /// Ends the write begun by [`PageWord::begin_writing`]. If the bytes were not written, the page
     /// is dirty again.
-    pub fn end_writing(&self, written: Result<(), ()>) {
+    pub(crate) fn end_writing(&self, written: Result<(), ()>) {
         self.update(|now| {
             let ended = now.written();
             now.is_writing().then_some(if written.is_ok() { ended } else { ended.dirty() })
@@ -256,7 +256,7 @@ impl PageWord {
     }
 
     /// Forgets the page. Nothing else uses the object any more.
-    pub fn take(&self) -> Word {
+    pub(crate) fn take(&self) -> Word {
         // Acquire, as in `load`.
         Word(self.0.swap(0, Ordering::Acquire))
     }

@@ -15,7 +15,7 @@ pub(in crate::object) struct Link<P: Machine> {
 
 impl<P: Machine> Link<P> {
     #[cfg(not(loom))]
-    pub const fn new() -> Link<P> {
+    pub(crate) const fn new() -> Link<P> {
         Link { is_listed: AtomicBool::new(false), next: AtomicPtr::new(ptr::null_mut()) }
     }
 }
@@ -27,12 +27,12 @@ pub(crate) struct QueuesDue<P: Machine> {
 
 impl<P: Machine> QueuesDue<P> {
     #[cfg(not(loom))]
-    pub const fn new() -> QueuesDue<P> {
+    pub(crate) const fn new() -> QueuesDue<P> {
         QueuesDue { first: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Adds a queue, whose answered requests are noted. Never blocks.
-    pub fn add(&self, queue: &'static PagerQueue<P>) {
+    pub(crate) fn add(&self, queue: &'static PagerQueue<P>) {
         let link = queue.link();
         // Release pairs with the Acquire in `wake`: the taker of the queue sees the notes. Acquire:
         // the last use of `next` happened before.
@@ -53,7 +53,7 @@ impl<P: Machine> QueuesDue<P> {
     }
 
     /// Wakes the waiters of the answered requests.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         // Relaxed: a hint.
         if self.first.load(Ordering::Relaxed).is_null() {
             return;

@@ -309,7 +309,7 @@ impl<P: Machine> Drop for Job<P> {
 
 impl<P: Machine> Job<P> {
     /// Answers the request, and wakes its waiters.
-    pub fn answer(mut self, outcome: Result<(), PagerError>) {
+    pub(crate) fn answer(mut self, outcome: Result<(), PagerError>) {
         self.end(outcome);
         let (queue, slot) = (self.queue, self.slot);
         drop(self);
@@ -323,12 +323,12 @@ impl<P: Machine> Job<P> {
     }
 
     /// Returns whether the request has waiters.
-    pub fn is_awaited(&self) -> bool {
+    pub(crate) fn is_awaited(&self) -> bool {
         self.queue.waiting(self.slot) > 0
     }
 
     /// Returns the number of the request's slot.
-    pub fn slot(&self) -> usize {
+    pub(crate) fn slot(&self) -> usize {
         self.slot
     }
 }

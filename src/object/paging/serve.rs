@@ -92,7 +92,7 @@ impl<P: Machine> ObjectCore<P> {
     }
 
     /// Returns the number of bytes of the page `page` belonging to the object.
-    pub fn bytes_of(&self, page: u64) -> usize {
+    pub(crate) fn bytes_of(&self, page: u64) -> usize {
         // Acquire pairs with the Release in `set_size`.
         self.size.load(Ordering::Acquire).saturating_sub(page << 12).min(4096) as usize
     }

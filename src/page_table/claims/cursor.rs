@@ -91,13 +91,17 @@ impl<F: Format, M: TableMemory> Drop for Cursor<'_, F, M> {
 impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
     /// Claims the entries serving `pages`. The cursor is in the lowest table covering the pages.
     #[inline]
-    pub fn lock(page_table: &'a PageTable<F>, access: TableAccess<'a, M>, pages: Pages) -> Cursor<'a, F, M> {
+    pub(crate) fn lock(
+        page_table: &'a PageTable<F>,
+        access: TableAccess<'a, M>,
+        pages: Pages,
+    ) -> Cursor<'a, F, M> {
         Cursor::lock_above(page_table, access, pages, |_| false)
     }
 
     /// Claims the entries serving `pages`, which fill entries of `level`, or lie in a single entry.
     /// The cursor is at `level`, or at the lowest level above if the table is missing.
-    pub fn lock_entry(
+    pub(crate) fn lock_entry(
         page_table: &'a PageTable<F>,
         access: TableAccess<'a, M>,
         pages: Pages,

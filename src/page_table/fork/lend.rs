@@ -51,13 +51,13 @@ impl<'m, M: TableMemory> Lent<'m, M> {
     /// # Safety
     ///
     /// The caller owns the frame `list` while the list lives.
-    pub unsafe fn new(memory: &'m M, list: PhysFrame) -> Lent<'m, M> {
+    pub(crate) unsafe fn new(memory: &'m M, list: PhysFrame) -> Lent<'m, M> {
         Lent { memory, list, count: 0 }
     }
 
     /// Takes the next frame out of the list, with its place among the pages. The list's share of
     /// the frame passes to the caller.
-    pub fn take<F: Format>(&mut self) -> Option<(u64, PhysFrame)> {
+    pub(crate) fn take<F: Format>(&mut self) -> Option<(u64, PhysFrame)> {
         // SAFETY: promised by the caller of `Lent::new`.
         let list = unsafe { table_at(self.memory, self.list) };
         while let Some(index) = self.count.checked_sub(1) {

@@ -90,11 +90,11 @@ pub(crate) struct RecordNumber(NonZeroU32);
 
 impl RecordNumber {
     /// The highest number.
-    pub const MAX: u32 = (1 << (RegionId::BITS - RegionId::RECORD_SHIFT)) - 1;
+    pub(crate) const MAX: u32 = (1 << (RegionId::BITS - RegionId::RECORD_SHIFT)) - 1;
 
     /// Returns the number with this value, or `None` for zero.
     #[inline]
-    pub const fn new(number: u32) -> Option<RecordNumber> {
+    pub(crate) const fn new(number: u32) -> Option<RecordNumber> {
         match NonZeroU32::new(number) {
             Some(number) => Some(RecordNumber(number)),
             None => None,
@@ -103,7 +103,7 @@ impl RecordNumber {
 
     /// Returns the value.
     #[inline]
-    pub const fn get(self) -> u32 {
+    pub(crate) const fn get(self) -> u32 {
         self.0.get()
     }
 }

@@ -111,37 +111,37 @@ pub(crate) struct Pages {
 
 impl Pages {
     #[inline]
-    pub const fn count(self) -> u64 {
+    pub(crate) const fn count(self) -> u64 {
         self.last - self.first + 1
     }
 
     /// Returns whether the page numbered `page` is in the range.
     #[inline]
-    pub const fn contain(self, page: u64) -> bool {
+    pub(crate) const fn contain(self, page: u64) -> bool {
         self.first <= page && page <= self.last
     }
 
     /// Returns whether a single entry of a table at `level` covers the range.
     #[inline]
-    pub const fn within_one_entry(self, level: Level) -> bool {
+    pub(crate) const fn within_one_entry(self, level: Level) -> bool {
         (self.first ^ self.last) < level.pages()
     }
 
     /// Returns whether the range fills every touched entry at `level`.
     #[inline]
-    pub const fn fill_entries(self, level: Level) -> bool {
+    pub(crate) const fn fill_entries(self, level: Level) -> bool {
         (self.first | (self.last + 1)) & (level.pages() - 1) == 0
     }
 
     /// Returns the indexes of the entries serving the range in a table of `level`.
     #[inline]
-    pub const fn indexes(self, level: Level) -> core::ops::RangeInclusive<usize> {
+    pub(crate) const fn indexes(self, level: Level) -> core::ops::RangeInclusive<usize> {
         level.index(self.first)..=level.index(self.last)
     }
 
     /// Returns the part under entry `index` of the table of `level` serving the range.
     #[inline]
-    pub const fn under(self, level: Level, index: usize) -> Pages {
+    pub(crate) const fn under(self, level: Level, index: usize) -> Pages {
         let table = self.first & !(level.pages() * ENTRIES as u64 - 1);
         let first = table + index as u64 * level.pages();
         let last = first + level.pages() - 1;
@@ -154,7 +154,7 @@ impl Pages {
     /// Returns the parts under the first and the last touched entry of a table at `level`; a single
     /// part if both are the same entry.
     #[inline]
-    pub fn ends(self, level: Level) -> impl Iterator<Item = Pages> {
+    pub(crate) fn ends(self, level: Level) -> impl Iterator<Item = Pages> {
         let below_top = self.first | (level.pages() - 1);
         let first = Pages { first: self.first, last: below_top.min(self.last) };
         let start_of_last = (self.last & !(level.pages() - 1)).max(self.first);
@@ -164,7 +164,7 @@ impl Pages {
 
     /// Returns the part under each entry of a table at `level`, in order.
     #[inline]
-    pub fn by_entry(self, level: Level) -> impl Iterator<Item = Pages> {
+    pub(crate) fn by_entry(self, level: Level) -> impl Iterator<Item = Pages> {
         let span = level.pages();
         let mut next = Some(self.first);
         core::iter::from_fn(move || {

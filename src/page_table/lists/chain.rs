@@ -188,23 +188,23 @@ pub(crate) struct Reserve<'a, M: TableMemory> {
 
 impl<'a, M: TableMemory> Reserve<'a, M> {
     #[inline]
-    pub const fn new(memory: &'a M, pin: &'a CpuPin) -> Reserve<'a, M> {
+    pub(crate) const fn new(memory: &'a M, pin: &'a CpuPin) -> Reserve<'a, M> {
         Reserve { memory, pin, tables: Chain::EMPTY, wanted: 0 }
     }
 
     #[inline]
-    pub const fn len(&self) -> u64 {
+    pub(crate) const fn len(&self) -> u64 {
         self.tables.len()
     }
 
     /// Allocates until the reserve has `tables` tables.
-    pub fn fill_to(&mut self, tables: u64) -> Result<(), M::Error> {
+    pub(crate) fn fill_to(&mut self, tables: u64) -> Result<(), M::Error> {
         self.wanted = tables;
         self.refill()
     }
 
     /// Continues a failed [`Reserve::fill_to`].
-    pub fn refill(&mut self) -> Result<(), M::Error> {
+    pub(crate) fn refill(&mut self) -> Result<(), M::Error> {
         while self.tables.len() < self.wanted {
             let frame = self.memory.allocate(self.pin)?;
             self.tables.push(self.memory, frame);
@@ -212,7 +212,7 @@ impl<'a, M: TableMemory> Reserve<'a, M> {
         Ok(())
     }
 
-    pub fn take(&mut self) -> Option<PhysFrame> {
+    pub(crate) fn take(&mut self) -> Option<PhysFrame> {
         self.tables.pop(self.memory)
     }
 
@@ -225,7 +225,7 @@ impl<'a, M: TableMemory> Reserve<'a, M> {
     }
 
     /// Returns a never linked table to the reserve.
-    pub fn put_back(&mut self, table: PhysFrame) {
+    pub(crate) fn put_back(&mut self, table: PhysFrame) {
         self.tables.push(self.memory, table);
     }
 }

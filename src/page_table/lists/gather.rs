@@ -54,27 +54,27 @@ pub(crate) struct Gather {
 }
 
 impl Gather {
-    pub const EMPTY: Gather = Gather { head: 0 };
+    pub(crate) const EMPTY: Gather = Gather { head: 0 };
 
     /// Returns whether the list has neither shares nor pages.
     #[inline]
-    pub const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.head == 0
     }
 
     /// Returns the number of 4 KiB frames named by the list.
-    pub fn frames<M: TableMemory>(&self, memory: &M) -> u64 {
+    pub(crate) fn frames<M: TableMemory>(&self, memory: &M) -> u64 {
         self.first(memory).map_or(0, |first| first.frames.get().into())
     }
 
     /// Returns the number of pages to add before `shares` more shares fit.
-    pub fn pages_for<M: TableMemory>(&self, memory: &M, shares: u64) -> u64 {
+    pub(crate) fn pages_for<M: TableMemory>(&self, memory: &M, shares: u64) -> u64 {
         let room = self.first(memory).map_or(0, |first| first.room.get().into());
         shares.saturating_sub(room).div_ceil(CAPACITY.into())
     }
 
     /// Adds an empty page in `frame`, owned by the list from now on.
-    pub fn add_page<M: TableMemory>(&mut self, memory: &M, frame: PhysFrame) {
+    pub(crate) fn add_page<M: TableMemory>(&mut self, memory: &M, frame: PhysFrame) {
         let link = memory.link(frame);
         // SAFETY: the caller gives up the frame.
         let page = unsafe { page_at(memory, link) };
@@ -101,7 +101,7 @@ impl Gather {
     }
 
     /// Adds `pages` pages from a sufficient reserve.
-    pub fn add_pages<M: TableMemory>(&mut self, memory: &M, reserve: &mut Reserve<'_, M>, pages: u64) {
+    pub(crate) fn add_pages<M: TableMemory>(&mut self, memory: &M, reserve: &mut Reserve<'_, M>, pages: u64) {
         for _ in 0..pages {
             if let Some(frame) = reserve.take() {
                 self.add_page(memory, frame);
@@ -111,7 +111,7 @@ impl Gather {
 
     /// Adds the share of a leaf of `level`. The list has room, as ensured with
     /// [`Gather::pages_for`].
-    pub fn push<M: TableMemory>(&mut self, memory: &M, frame: PhysFrame, level: Level) {
+    pub(crate) fn push<M: TableMemory>(&mut self, memory: &M, frame: PhysFrame, level: Level) {
         let Some(first) = self.first(memory).filter(|first| first.room.get() > 0) else {
             debug_assert!(false, "the plan counted too few shares");
             return;
@@ -132,7 +132,11 @@ impl Gather {
 
     /// Takes the oldest share out: its frame, and the level of its leaf. Emptied pages go to
     /// `spent`, for the caller to free.
-    pub fn take<M: TableMemory>(&mut self, memory: &M, spent: &mut Chain) -> Option<(PhysFrame, Level)> {
+    pub(crate) fn take<M: TableMemory>(
+        &mut self,
+        memory: &M,
+        spent: &mut Chain,
+    ) -> Option<(PhysFrame, Level)> {
         loop {
             let first = self.first(memory)?;
             let taken = first.taken.get();
@@ -159,7 +163,7 @@ impl Gather {
 
     /// Takes over all of `other`, in constant time.
     #[inline]
-    pub fn append<M: TableMemory>(&mut self, memory: &M, other: Gather) {
+    pub(crate) fn append<M: TableMemory>(&mut self, memory: &M, other: Gather) {
         if self.is_empty() {
             *self = other;
         } else if !other.is_empty() {

@@ -18,16 +18,16 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    pub const EMPTY: Runs = Runs { head: 0, tail: 0, count: 0 };
+    pub(crate) const EMPTY: Runs = Runs { head: 0, tail: 0, count: 0 };
 
     /// Returns the number of runs.
     #[inline]
-    pub const fn len(&self) -> u64 {
+    pub(crate) const fn len(&self) -> u64 {
         self.count as u64
     }
 
     /// Adds the run from `first`, given up by the caller.
-    pub fn push<M: TableMemory>(&mut self, memory: &M, first: PhysFrame) {
+    pub(crate) fn push<M: TableMemory>(&mut self, memory: &M, first: PhysFrame) {
         // Relaxed, here and below: a bag has a single owner at a time, and passes from owner to
         // owner through a lock or a Release store of its own.
         memory.aux(first).store(self.head, Ordering::Relaxed);
@@ -40,7 +40,7 @@ impl Runs {
     }
 
     /// Takes a run out, with its aux words zero again.
-    pub fn pop<M: TableMemory>(&mut self, memory: &M) -> Option<PhysFrame> {
+    pub(crate) fn pop<M: TableMemory>(&mut self, memory: &M) -> Option<PhysFrame> {
         if self.head == 0 {
             return None;
         }
@@ -52,7 +52,7 @@ impl Runs {
 
     /// Takes over all of `other`, in constant time.
     #[inline]
-    pub fn append<M: TableMemory>(&mut self, memory: &M, other: Runs) {
+    pub(crate) fn append<M: TableMemory>(&mut self, memory: &M, other: Runs) {
         if self.count == 0 {
             *self = other;
         } else if other.count != 0 {

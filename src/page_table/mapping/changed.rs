@@ -19,7 +19,7 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
-    pub const NOTHING: Changed =
+    pub(crate) const NOTHING: Changed =
         Changed { stale: None, smallest: Level::GIANT, pages: 0, retired: Retired::NOTHING };
 
     /// Returns the change of a move: all of `from` has gone elsewhere, and leaves have replaced

@@ -248,7 +248,7 @@ pub(in crate::page_table) struct Filler<'a, 'r, M: TableMemory, B> {
 impl<M: TableMemory, B> Filler<'_, '_, M, B> {
     /// Fills entries found vacant by [`plan`] in the table in `frame`, from a reserve found
     /// sufficient.
-    pub fn fill<F: Format>(&mut self, frame: PhysFrame, level: Level, pages: Pages)
+    pub(crate) fn fill<F: Format>(&mut self, frame: PhysFrame, level: Level, pages: Pages)
     where
         B: Backing<F>,
     {

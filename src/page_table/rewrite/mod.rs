@@ -37,7 +37,7 @@ impl Found {
     /// Returns the region of the pages.
     // Always inlined, here and below: a part of the loop over a table's pages.
     #[inline(always)]
-    pub fn region(&self) -> Option<RegionId> {
+    pub(crate) fn region(&self) -> Option<RegionId> {
         match *self {
             Found::Vacant => None,
             Found::Reserved(region) => Some(region),
@@ -48,7 +48,7 @@ impl Found {
     /// Returns the change giving the pages to `region`. Mapped pages stay mapped, with the
     /// protection returned by `protection` for their leaf.
     #[inline(always)]
-    pub fn given_to(&self, region: RegionId, protection: impl FnOnce(&Leaf) -> Protection) -> Becomes {
+    pub(crate) fn given_to(&self, region: RegionId, protection: impl FnOnce(&Leaf) -> Protection) -> Becomes {
         match self {
             Found::Mapped(leaf, _) => Becomes::Mapped(protection(leaf), region),
             Found::Vacant | Found::Reserved(_) => Becomes::Reserved(region),

@@ -54,7 +54,7 @@ pub(crate) struct MovedRegions<'a> {
 
 impl MovedRegions<'_> {
     /// Borrows the same answers again.
-    pub fn again(&mut self) -> MovedRegions<'_> {
+    pub(crate) fn again(&mut self) -> MovedRegions<'_> {
         let left = self.left.as_mut().map(|left| &mut **left as Left<'_>);
         MovedRegions { left, ..*self }
     }

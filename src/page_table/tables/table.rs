@@ -71,7 +71,7 @@ impl TableEntry {
 
 /// 512 entries.
 #[repr(C, align(4096))]
-pub struct Table {
+pub(crate) struct Table {
     entries: [TableEntry; ENTRIES],
 }
 

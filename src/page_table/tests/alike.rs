@@ -104,7 +104,7 @@ fn pages_come_to_the_same_one_by_one_and_as_the_one_before() {
             let table = Table::new(&arena, &pin, RootEntries::Own).unwrap();
             let mut reserve = Reserve::new(&arena, &pin);
             let mut changed = Changed::NOTHING;
-            let (all, mut first) = (pages(FIRST, COUNT), super::rewrite::Mark(RegionId::new(1).unwrap()));
+            let (all, mut first) = (pages(FIRST, COUNT), rewrite::Mark(RegionId::new(1).unwrap()));
             table.rewrite(arena.by(&pin), &mut reserve, all, &mut first, &mut changed, |_| ()).unwrap();
             drop(reserve);
             let mut state = seed;

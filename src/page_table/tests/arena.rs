@@ -20,7 +20,7 @@ struct Page(#[allow(dead_code, reason = "read through the direct map")] UnsafeCe
 // SAFETY: the page tables under test access it as atomics.
 unsafe impl Sync for Page {}
 
-pub struct Arena {
+pub(super) struct Arena {
     pages: Box<[Page]>,
     aux: Box<[AtomicU32]>,
     free: Mutex<Vec<u64>>,
@@ -37,11 +37,11 @@ pub struct Arena {
 
 /// No frame is left.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Empty;
+pub(super) struct Empty;
 
 impl Arena {
     /// Frames 1 to `frames`.
-    pub fn new(frames: u64) -> Arena {
+    pub(super) fn new(frames: u64) -> Arena {
         Arena {
             pages: (0..=frames).map(|_| Page(UnsafeCell::new([0; 512]))).collect(),
             aux: (0..=frames).map(|_| AtomicU32::new(0)).collect(),
@@ -54,31 +54,31 @@ impl Arena {
         }
     }
 
-    pub fn allocated(&self) -> usize {
+    pub(super) fn allocated(&self) -> usize {
         self.pages.len() - 1 - self.free.lock().unwrap().len()
     }
 
     /// Lets `allocations` more succeed.
-    pub fn fail_after(&self, allocations: u64) {
+    pub(super) fn fail_after(&self, allocations: u64) {
         self.budget.store(allocations, Ordering::Relaxed);
     }
 
     /// What the CPU of `pin` needs to change page tables.
-    pub fn by<'a>(&'a self, pin: &'a CpuPin) -> TableAccess<'a, Arena> {
+    pub(super) fn by<'a>(&'a self, pin: &'a CpuPin) -> TableAccess<'a, Arena> {
         TableAccess { memory: self, walks: &self.walks, pin }
     }
 
     /// Lets a frame have at most `holders`.
-    pub fn most_holders(&self, holders: u64) {
+    pub(super) fn most_holders(&self, holders: u64) {
         self.most_holders.store(holders, Ordering::Relaxed);
     }
 
     /// How many leaves hold the frame that was shared; `None` where it never was, or is free.
-    pub fn holders(&self, frame: u64) -> Option<u64> {
+    pub(super) fn holders(&self, frame: u64) -> Option<u64> {
         self.holders.lock().unwrap().get(&frame).copied()
     }
 
-    pub fn free_chain(&self, pin: &CpuPin, mut chain: Chain) {
+    pub(super) fn free_chain(&self, pin: &CpuPin, mut chain: Chain) {
         // What the service does after the shootdown.
         while !chain.is_empty() && !self.walks.wait_for_others(pin, std::thread::yield_now) {}
         while let Some(frame) = chain.pop(self) {
@@ -88,7 +88,7 @@ impl Arena {
     }
 
     /// Takes the frames `first..first + count` one by one, if all are free.
-    pub fn allocate_at(&self, first: u64, count: u64) -> bool {
+    pub(super) fn allocate_at(&self, first: u64, count: u64) -> bool {
         let mut free = self.free.lock().unwrap();
         let wanted = |frame: &u64| (first..first + count).contains(frame);
         let all = free.iter().filter(|frame| wanted(frame)).count() as u64 == count;
@@ -98,7 +98,7 @@ impl Arena {
         all
     }
 
-    pub fn free_changed(&self, pin: &CpuPin, changed: Changed) {
+    pub(super) fn free_changed(&self, pin: &CpuPin, changed: Changed) {
         let Retired { tables, frames, mut runs, mut shares } = changed.retired;
         let mut spent = Chain::EMPTY;
         while let Some((first, level)) = shares.take(self, &mut spent) {

@@ -17,7 +17,7 @@ pub(super) struct SpareFrames<'a, P: Machine> {
 
 impl<'a, P: Machine> SpareFrames<'a, P> {
     #[inline]
-    pub fn none(core: &'static SpaceCore<P>, pin: &'a CpuPin) -> SpareFrames<'a, P> {
+    pub(super) fn none(core: &'static SpaceCore<P>, pin: &'a CpuPin) -> SpareFrames<'a, P> {
         SpareFrames { core, pin, frames: Chain::EMPTY }
     }
 
@@ -25,7 +25,7 @@ impl<'a, P: Machine> SpareFrames<'a, P> {
     /// may have to be zeroed.
     #[cold]
     #[inline(never)]
-    pub fn fill(&mut self, count: u64) {
+    pub(super) fn fill(&mut self, count: u64) {
         let frames = self.core.service.frames();
         let request = self.core.service.blank(FrameRequest::frame());
         for _ in 0..count {
@@ -36,7 +36,7 @@ impl<'a, P: Machine> SpareFrames<'a, P> {
     }
 
     /// Takes a frame out.
-    pub fn pop(&mut self) -> Option<PhysFrame> {
+    pub(super) fn pop(&mut self) -> Option<PhysFrame> {
         self.frames.pop(self.core.service.frames())
     }
 

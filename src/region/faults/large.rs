@@ -196,13 +196,18 @@ pub(in crate::region) struct SparePage<'a, P: Machine> {
 }
 
 impl<'a, P: Machine> SparePage<'a, P> {
-    pub fn none(core: &'static SpaceCore<P>, pin: &'a CpuPin, maps: u64) -> SparePage<'a, P> {
+    pub(crate) fn none(core: &'static SpaceCore<P>, pin: &'a CpuPin, maps: u64) -> SparePage<'a, P> {
         SparePage { core, pin, maps, page: None, policy: None, missing: false }
     }
 
     /// Allocates a zeroed page of `level`. Called with no claim held, since zeroing takes long. If
     /// the page is only wanted if free, never waits, and remembers the lack of a page.
-    pub fn fill(&mut self, level: Level, wanted: Wanted, policy: Option<Policy>) -> Result<(), AllocError> {
+    pub(crate) fn fill(
+        &mut self,
+        level: Level,
+        wanted: Wanted,
+        policy: Option<Policy>,
+    ) -> Result<(), AllocError> {
         self.give_back();
         self.policy = policy;
         let (service, frames) = (self.core.service, self.core.service.frames());
@@ -234,18 +239,18 @@ impl<'a, P: Machine> SparePage<'a, P> {
     }
 
     /// Returns the page if it is of `level`, and placed by this policy.
-    pub fn get(&self, level: Level, policy: Option<Policy>) -> Option<PhysFrame> {
+    pub(crate) fn get(&self, level: Level, policy: Option<Policy>) -> Option<PhysFrame> {
         self.page.filter(|&(_, of)| of == level && self.policy == policy).map(|(page, _)| page)
     }
 
     /// Returns whether a page was wanted, and none free.
-    pub fn is_missing(&self) -> bool {
+    pub(crate) fn is_missing(&self) -> bool {
         self.missing
     }
 
     /// Notes the mapping of the page, which belongs to the space. Returns its number of 4 KiB
     /// pages.
-    pub fn take(&mut self) -> u64 {
+    pub(crate) fn take(&mut self) -> u64 {
         self.page.take().map_or(0, |(_, level)| level.pages())
     }
 

@@ -23,7 +23,7 @@ pub(in crate::region) struct SpareShare<'a, P: Machine> {
 }
 
 impl<'a, P: Machine> SpareShare<'a, P> {
-    pub fn none(core: &'static SpaceCore<P>, pin: &'a CpuPin) -> SpareShare<'a, P> {
+    pub(crate) fn none(core: &'static SpaceCore<P>, pin: &'a CpuPin) -> SpareShare<'a, P> {
         SpareShare { core, pin, frame: Cell::new(None) }
     }
 
@@ -41,12 +41,12 @@ impl<'a, P: Machine> SpareShare<'a, P> {
     }
 
     /// Passes the share to an entry.
-    pub fn take(&self) {
+    pub(crate) fn take(&self) {
         self.frame.set(None);
     }
 
     /// Drops the share, if any.
-    pub fn give_back(&self) {
+    pub(crate) fn give_back(&self) {
         if let Some(frame) = self.frame.take() {
             // SAFETY: no entry has the share.
             unsafe { frame_memory::release_leaf(self.core.service.frames(), self.pin, &share_of(frame)) };

@@ -72,7 +72,7 @@ pub(in crate::region) fn is_hidden(leaf: &Leaf, region: Region) -> bool {
 }
 
 impl<'m, P: Machine> Transfer<'m, P> {
-    pub fn new(core: &'static SpaceCore<P>, moves: &'m mut [PageMove]) -> Transfer<'m, P> {
+    pub(super) fn new(core: &'static SpaceCore<P>, moves: &'m mut [PageMove]) -> Transfer<'m, P> {
         for page in moves.iter_mut() {
             (page.stage, page.outcome) = (Stage::Idle, None);
         }
@@ -80,7 +80,7 @@ impl<'m, P: Machine> Transfer<'m, P> {
     }
 
     /// Finds frames for the pages still to move. Returns whether any such pages exist.
-    pub fn prepare(&mut self, pin: &CpuPin) -> bool {
+    pub(super) fn prepare(&mut self, pin: &CpuPin) -> bool {
         let mut any = false;
         for page in
             self.moves.iter_mut().filter(|page| matches!(page.outcome, None | Some(Err(MoveError::Busy))))
@@ -100,7 +100,7 @@ impl<'m, P: Machine> Transfer<'m, P> {
     }
 
     /// Hides the pages with frames from programs.
-    pub fn hide(&mut self, pin: &CpuPin) -> Unmapping<'static, P> {
+    pub(super) fn hide(&mut self, pin: &CpuPin) -> Unmapping<'static, P> {
         let shootdown = self.core.service.shootdown();
         let mut batch = shootdown.batch(self.core.domain());
         for page in self.moves.iter_mut() {
@@ -129,7 +129,7 @@ impl<'m, P: Machine> Transfer<'m, P> {
     }
 
     /// Moves the hidden pages. No CPU uses the pages hidden by [`Transfer::hide`].
-    pub fn settle(&mut self, pin: &CpuPin) -> Settled<'static, P> {
+    pub(super) fn settle(&mut self, pin: &CpuPin) -> Settled<'static, P> {
         let core = self.core;
         let mut pending = None;
         for page in self.moves.iter_mut() {

@@ -83,7 +83,7 @@ impl<P: Machine> FaultCounter<P> {
     /// # Errors
     ///
     /// Returns [`AllocError`] if no frame is left. Nothing has changed then.
-    pub fn new(
+    pub(crate) fn new(
         service: &'static MemoryService<P>,
         pin: &CpuPin,
         cpus: usize,
@@ -107,7 +107,7 @@ impl<P: Machine> FaultCounter<P> {
     }
 
     /// Returns a counter of the same number of CPUs, at 0: a copied space counts for itself.
-    pub fn for_copy(&self, pin: &CpuPin) -> Result<FaultCounter<P>, AllocError> {
+    pub(crate) fn for_copy(&self, pin: &CpuPin) -> Result<FaultCounter<P>, AllocError> {
         let head = self.head();
         FaultCounter::new(head.service, pin, head.cpus)
     }
@@ -126,7 +126,7 @@ impl<P: Machine> FaultCounter<P> {
     }
 
     /// Counts a fault handled by the pinned CPU.
-    pub fn count(&self, pin: &CpuPin, class: FaultClass) {
+    pub(crate) fn count(&self, pin: &CpuPin, class: FaultClass) {
         let counts = self.counts();
         // A CPU not named by firmware counts for the boot CPU.
         if let Some(cpu) = counts.get(pin.cpu().index()).or(counts.first()) {
@@ -140,7 +140,7 @@ impl<P: Machine> FaultCounter<P> {
     }
 
     /// Returns the sum of all CPUs' counts.
-    pub fn sum(&self) -> FaultCounts {
+    pub(crate) fn sum(&self) -> FaultCounts {
         self.counts().iter().fold(FaultCounts::default(), |sum, cpu| FaultCounts {
             // Relaxed: statistics.
             minor: sum.minor + cpu.minor.load(Ordering::Relaxed),
@@ -149,7 +149,7 @@ impl<P: Machine> FaultCounter<P> {
     }
 
     /// Returns a common number of all handles of the same counter.
-    pub fn hash(&self) -> u64 {
+    pub(crate) fn hash(&self) -> u64 {
         self.head.addr().get() as u64
     }
 }

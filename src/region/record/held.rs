@@ -23,7 +23,7 @@ impl<P: Machine> HeldPages<P> {
     /// Holds `pages` of `record`, which gets a number unless it is plain. If the record maps an
     /// object, waits until no CPU can use pages with an incompatible claim. The caller is in no
     /// walk, and holds no lock.
-    pub fn of(
+    pub(crate) fn of(
         core: &'static SpaceCore<P>,
         pin: &CpuPin,
         record: &Record<P>,
@@ -44,7 +44,7 @@ impl<P: Machine> HeldPages<P> {
 
     /// Holds `pages` more of the record of `region`. Returns `None` if the record is dead: no page
     /// is then in the region.
-    pub fn more(core: &'static SpaceCore<P>, region: Region, pages: u64) -> Option<HeldPages<P>> {
+    pub(crate) fn more(core: &'static SpaceCore<P>, region: Region, pages: u64) -> Option<HeldPages<P>> {
         let number = region.record();
         let alive = number.is_none_or(|number| core.records.try_add(number, pages));
         // Made only if the pages were added: its drop subtracts them.
@@ -52,12 +52,12 @@ impl<P: Machine> HeldPages<P> {
     }
 
     /// Returns the record's number, or `None` for a plain record.
-    pub fn number(&self) -> Option<RecordNumber> {
+    pub(crate) fn number(&self) -> Option<RecordNumber> {
         self.number
     }
 
     /// Keeps the pages counted: they have the number.
-    pub fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.number = None;
     }
 }

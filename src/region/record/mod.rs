@@ -53,10 +53,10 @@ impl<P: Machine> PartialEq for Record<P> {
 
 impl<P: Machine> Record<P> {
     /// The record of plain anonymous memory.
-    pub const PLAIN: Record<P> = Record { object: None, policy: None, name: None, faults: None };
+    pub(crate) const PLAIN: Record<P> = Record { object: None, policy: None, name: None, faults: None };
 
     /// Returns whether the record equals [`Record::PLAIN`], which needs no number.
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         *self == Record::PLAIN
     }
 

@@ -49,7 +49,7 @@ impl<P: Machine> Slot<P> {
     ///
     /// Nothing replaces the record while the reference lives: a page has its number and the caller
     /// has the claim of the page, or the caller holds a page of it, or the lock of the table.
-    pub unsafe fn record(&self) -> &Record<P> {
+    pub(super) unsafe fn record(&self) -> &Record<P> {
         // SAFETY: the caller's promise.
         unsafe { &*self.record.get() }
     }
@@ -59,7 +59,7 @@ impl<P: Machine> Slot<P> {
     /// # Safety
     ///
     /// The caller has the lock of the table, and no page has the number.
-    pub unsafe fn replace(&self, record: Record<P>) -> Record<P> {
+    pub(super) unsafe fn replace(&self, record: Record<P>) -> Record<P> {
         // SAFETY: the caller's promise.
         unsafe { self.record.get().replace(record) }
     }
@@ -93,14 +93,14 @@ fn order(run: usize) -> Order {
 }
 
 impl<P: Machine> Slots<P> {
-    pub fn new() -> Slots<P> {
+    pub(super) fn new() -> Slots<P> {
         const { assert!(size_of::<Slot<P>>() * PER_FRAME as usize <= 4096) };
         Slots { runs: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())) }
     }
 
     /// Returns the slot `number`, or `None` without memory for it yet.
     #[inline]
-    pub fn get(&self, number: u32) -> Option<&Slot<P>> {
+    pub(super) fn get(&self, number: u32) -> Option<&Slot<P>> {
         let (run, place) = place(number);
         // Acquire pairs with the Release in `grow_to`: a reader of the run's address sees its
         // slots.
@@ -110,7 +110,12 @@ impl<P: Machine> Slots<P> {
     }
 
     /// Ensures the slot `number` exists. The caller has the lock of the table.
-    pub fn grow_to(&self, service: &MemoryService<P>, pin: &CpuPin, number: u32) -> Result<(), AllocError> {
+    pub(super) fn grow_to(
+        &self,
+        service: &MemoryService<P>,
+        pin: &CpuPin,
+        number: u32,
+    ) -> Result<(), AllocError> {
         let (run, _) = place(number);
         // Relaxed: the lock orders the load.
         if !self.runs[run].load(Ordering::Relaxed).is_null() {
@@ -133,7 +138,7 @@ impl<P: Machine> Slots<P> {
     /// # Safety
     ///
     /// Nothing uses a slot any more, and all records are plain.
-    pub unsafe fn free(&self, service: &MemoryService<P>, pin: &CpuPin) {
+    pub(super) unsafe fn free(&self, service: &MemoryService<P>, pin: &CpuPin) {
         for (run, slots) in self.runs.iter().enumerate() {
             // Relaxed: nothing else uses the runs.
             if let Some(slots) = ptr::NonNull::new(slots.swap(ptr::null_mut(), Ordering::Relaxed)) {

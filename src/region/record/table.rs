@@ -66,7 +66,7 @@ pub(crate) struct Records<P: Machine> {
 }
 
 impl<P: Machine> Records<P> {
-    pub fn new() -> Records<P> {
+    pub(crate) fn new() -> Records<P> {
         let index = Index { buckets: None, free: 0, used: 0, leaving: 0, request: None };
         Records { slots: Slots::new(), dead: AtomicU32::new(0), index: SpinLock::new(index) }
     }
@@ -79,21 +79,25 @@ impl<P: Machine> Records<P> {
 
     /// Returns the record with the given number, the number of a page whose entry the caller has
     /// claimed.
-    pub fn get(&self, number: RecordNumber) -> Record<P> {
+    pub(crate) fn get(&self, number: RecordNumber) -> Record<P> {
         // SAFETY: the page keeps the number, as long as its entry is claimed.
         self.slot(number).map_or(Record::PLAIN, |slot| unsafe { slot.record() }.clone())
     }
 
     /// Calls `see` with the record with the given number, like [`Records::get`], without further
     /// holds of the record's objects.
-    pub fn with<T>(&self, number: RecordNumber, see: impl FnOnce(&Record<P>) -> Option<T>) -> Option<T> {
+    pub(crate) fn with<T>(
+        &self,
+        number: RecordNumber,
+        see: impl FnOnce(&Record<P>) -> Option<T>,
+    ) -> Option<T> {
         // SAFETY: as in `get`.
         self.slot(number).and_then(|slot| see(unsafe { slot.record() }))
     }
 
     /// Adds `pages` to a record. Some pages have the record, with their entries claimed by the
     /// caller, or the caller holds the record.
-    pub fn add(&self, number: RecordNumber, pages: u64) {
+    pub(crate) fn add(&self, number: RecordNumber, pages: u64) {
         if let Some(slot) = self.slot(number) {
             // Relaxed: the count does not come from 0.
             slot.pages.fetch_add(pages, Ordering::Relaxed);
@@ -101,12 +105,12 @@ impl<P: Machine> Records<P> {
     }
 
     /// Returns whether a page has the number of a record, or a context holds it.
-    pub fn is_alive(&self, number: RecordNumber) -> bool {
+    pub(crate) fn is_alive(&self, number: RecordNumber) -> bool {
         self.pages_of(number) > 0
     }
 
     /// Returns the number of pages with the number of a record, and of holds.
-    pub fn pages_of(&self, number: RecordNumber) -> u64 {
+    pub(crate) fn pages_of(&self, number: RecordNumber) -> u64 {
         // Acquire pairs with the Release in `subtract`: a reader of a dead record's count knows of
         // the walks during the removal of its pages.
         self.slot(number).map_or(0, |slot| slot.pages.load(Ordering::Acquire))
@@ -127,7 +131,7 @@ impl<P: Machine> Records<P> {
     /// If the pages were mapped, the caller is in an announced walk, which ends after the change is
     /// recorded.
     #[must_use]
-    pub fn subtract(&self, number: RecordNumber, pages: u64) -> bool {
+    pub(crate) fn subtract(&self, number: RecordNumber, pages: u64) -> bool {
         let Some(slot) = self.slot(number) else {
             return false;
         };
@@ -163,7 +167,7 @@ impl<P: Machine> Records<P> {
     ///
     /// Returns [`InternError`] if no frame or number is left, or the record's claim is refused.
     /// Nothing has changed then.
-    pub fn intern(
+    pub(crate) fn intern(
         &self,
         space: &SpaceCore<P>,
         pin: &CpuPin,
@@ -236,7 +240,7 @@ impl<P: Machine> Records<P> {
     ///
     /// Returns whether some number has to wait. Also for contexts in the middle of an interrupted
     /// use.
-    pub fn sweep(
+    pub(crate) fn sweep(
         &self,
         budget: &mut Budget,
         outside: impl FnOnce() -> bool,
@@ -288,7 +292,7 @@ impl<P: Machine> Records<P> {
 
     /// Forgets all records of an ended space, as far as `budget` allows, and returns whether more
     /// are left. No page has a number any more, and no CPU can use a former page.
-    pub fn forget_all(&self, budget: &mut Budget) -> bool {
+    pub(crate) fn forget_all(&self, budget: &mut Budget) -> bool {
         let Some(mut index) = self.index.try_lock() else {
             return true;
         };
@@ -317,7 +321,7 @@ impl<P: Machine> Records<P> {
     /// # Safety
     ///
     /// [`Records::forget_all`] has left nothing, and nothing uses the table any more.
-    pub unsafe fn free(&self, service: &MemoryService<P>, pin: &CpuPin) {
+    pub(crate) unsafe fn free(&self, service: &MemoryService<P>, pin: &CpuPin) {
         // SAFETY: the caller's promise.
         unsafe { self.slots.free(service, pin) };
         if let Some(buckets) = self.lock(service).buckets.take() {

@@ -61,7 +61,7 @@ pub(in crate::service) enum Holder {
 
 impl Holder {
     /// Returns the kind of a leaf of `level`, at most [`Level::HUGE`].
-    pub fn of(level: Level) -> Holder {
+    pub(crate) fn of(level: Level) -> Holder {
         debug_assert!(level <= Level::HUGE, "nothing larger is shared");
         if level == Level::PAGE { Holder::Page } else { Holder::Run }
     }

@@ -65,7 +65,7 @@ fn pointer(memory: Option<NonNull<u8>>) -> *mut c_void {
 
 /// `malloc(3)`.
 #[unsafe(no_mangle)]
-pub extern "C" fn malloc(size: usize) -> *mut c_void {
+pub(crate) extern "C" fn malloc(size: usize) -> *mut c_void {
     let Some(layout) = layout_of(size) else { return no_memory() };
     // SAFETY: the layout has a size.
     let memory = unsafe { GlobalAlloc::alloc(&HEAP, layout) };
@@ -78,7 +78,7 @@ pub extern "C" fn malloc(size: usize) -> *mut c_void {
 ///
 /// `memory` is null, or was returned by a function of this library and is not used any more.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn free(memory: *mut c_void) {
+pub(crate) unsafe extern "C" fn free(memory: *mut c_void) {
     let Some(memory) = NonNull::new(memory.cast::<u8>()) else { return };
     // SAFETY: the caller's promise.
     if let Err(invalid) = unsafe { HEAP.dealloc_by_address(memory) } {
@@ -92,7 +92,7 @@ pub unsafe extern "C" fn free(memory: *mut c_void) {
 
 /// `calloc(3)`.
 #[unsafe(no_mangle)]
-pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
+pub(crate) extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
     let Some(layout) = count.checked_mul(size).and_then(layout_of) else { return no_memory() };
     match HEAP.alloc_zeroed(layout) {
         Ok(memory) => memory.as_ptr().cast(),
@@ -108,7 +108,7 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
 ///
 /// As for [`free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn realloc(memory: *mut c_void, size: usize) -> *mut c_void {
+pub(crate) unsafe extern "C" fn realloc(memory: *mut c_void, size: usize) -> *mut c_void {
     let Some(old) = NonNull::new(memory.cast::<u8>()) else { return malloc(size) };
     if size == 0 {
         // SAFETY: the caller's promise.
@@ -145,7 +145,7 @@ pub unsafe extern "C" fn realloc(memory: *mut c_void, size: usize) -> *mut c_voi
 ///
 /// As for [`free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn reallocarray(memory: *mut c_void, count: usize, size: usize) -> *mut c_void {
+pub(crate) unsafe extern "C" fn reallocarray(memory: *mut c_void, count: usize, size: usize) -> *mut c_void {
     let Some(size) = count.checked_mul(size) else { return no_memory() };
     // SAFETY: the caller's promise.
     unsafe { realloc(memory, size) }
@@ -157,7 +157,7 @@ pub unsafe extern "C" fn reallocarray(memory: *mut c_void, count: usize, size: u
 ///
 /// `place` is a variable of the caller's.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> c_int {
+pub(crate) unsafe extern "C" fn posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> c_int {
     if !align.is_power_of_two() || !align.is_multiple_of(size_of::<*mut c_void>()) {
         return libc::EINVAL;
     }
@@ -173,13 +173,13 @@ pub unsafe extern "C" fn posix_memalign(place: *mut *mut c_void, align: usize, s
 
 /// `aligned_alloc(3)`.
 #[unsafe(no_mangle)]
-pub extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
+pub(crate) extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
     memalign(align, size)
 }
 
 /// `memalign(3)`.
 #[unsafe(no_mangle)]
-pub extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
+pub(crate) extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
     if !align.is_power_of_two() {
         return invalid_alignment();
     }
@@ -188,13 +188,13 @@ pub extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
 
 /// `valloc(3)`.
 #[unsafe(no_mangle)]
-pub extern "C" fn valloc(size: usize) -> *mut c_void {
+pub(crate) extern "C" fn valloc(size: usize) -> *mut c_void {
     memalign(PAGE, size)
 }
 
 /// `pvalloc(3)`.
 #[unsafe(no_mangle)]
-pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
+pub(crate) extern "C" fn pvalloc(size: usize) -> *mut c_void {
     let Some(size) = size.max(1).checked_next_multiple_of(PAGE) else { return no_memory() };
     memalign(PAGE, size)
 }
@@ -205,7 +205,7 @@ pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
 ///
 /// As for [`free`], but that the memory may be used afterwards.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn malloc_usable_size(memory: *mut c_void) -> usize {
+pub(crate) unsafe extern "C" fn malloc_usable_size(memory: *mut c_void) -> usize {
     let Some(memory) = NonNull::new(memory.cast::<u8>()) else { return 0 };
     match HEAP.usable_size(memory) {
         Some(bytes) => bytes,
@@ -217,7 +217,7 @@ pub unsafe extern "C" fn malloc_usable_size(memory: *mut c_void) -> usize {
 /// `malloc_trim(3)`: gives the kernel back all memory that is free in runs of 2 MiB. Nothing is left at
 /// the end of a heap, so `pad` has no meaning.
 #[unsafe(no_mangle)]
-pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
+pub(crate) extern "C" fn malloc_trim(_pad: usize) -> c_int {
     errno::preserved(|| {
         gate::close();
         let bytes = machine::trim(&Threads.pin());

@@ -5,18 +5,18 @@ use topomem::ranges::{KernelRange, KernelRanges, RangesConfig};
 use topomem::sim::{Sim, SimService};
 use topomem::{CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, VirtAddr};
 
-pub const MEGABYTE: u64 = 1 << 20;
+pub(crate) const MEGABYTE: u64 = 1 << 20;
 
-pub type Ranges = KernelRanges<&'static Sim>;
-pub type Range = KernelRange<&'static Sim>;
+pub(crate) type Ranges = KernelRanges<&'static Sim>;
+pub(crate) type Range = KernelRange<&'static Sim>;
 
 /// 256 MiB of addresses, unless a test says otherwise.
-pub fn addresses(megabytes: u64) -> PageRange {
+pub(crate) fn addresses(megabytes: u64) -> PageRange {
     let start = at(Sim::WINDOW, 256 << 30);
     PageRange::new(start, megabytes / 2, PageSize::Size2MiB).unwrap()
 }
 
-pub fn booted_with(
+pub(crate) fn booted_with(
     cpus: usize,
     memory: u64,
     config: &RangesConfig,
@@ -27,34 +27,34 @@ pub fn booted_with(
     (sim, service, ranges)
 }
 
-pub fn booted(cpus: usize) -> (&'static Sim, &'static SimService, &'static Ranges) {
+pub(crate) fn booted(cpus: usize) -> (&'static Sim, &'static SimService, &'static Ranges) {
     booted_with(cpus, 64 * MEGABYTE, &RangesConfig::of(addresses(256)).heap_from(4 * MEGABYTE))
 }
 
-pub fn allocated(service: &SimService) -> u64 {
+pub(crate) fn allocated(service: &SimService) -> u64 {
     service.frames().validate().unwrap().allocated
 }
 
 /// The address `bytes` behind `start`, or before it.
-pub fn at(start: VirtAddr, bytes: i64) -> VirtAddr {
+pub(crate) fn at(start: VirtAddr, bytes: i64) -> VirtAddr {
     VirtAddr::new_truncate(start.as_u64().wrapping_add_signed(bytes))
 }
 
-pub fn page(start: VirtAddr, index: u64) -> VirtAddr {
+pub(crate) fn page(start: VirtAddr, index: u64) -> VirtAddr {
     at(start, (index * 4096) as i64)
 }
 
 /// Writes the number of each page to it.
-pub fn number_pages(sim: &Sim, start: VirtAddr, pages: std::ops::Range<u64>) {
+pub(crate) fn number_pages(sim: &Sim, start: VirtAddr, pages: std::ops::Range<u64>) {
     pages.for_each(|index| sim.store(at(page(start, index), 8), 7 * index).unwrap());
 }
 
-pub fn check_pages(sim: &Sim, start: VirtAddr, pages: std::ops::Range<u64>) {
+pub(crate) fn check_pages(sim: &Sim, start: VirtAddr, pages: std::ops::Range<u64>) {
     pages.for_each(|index| assert_eq!(sim.load(at(page(start, index), 8)), Ok(7 * index), "{index}"));
 }
 
 /// The pages of `range`, and no others around them, are mapped.
-pub fn check_guards(sim: &Sim, range: &Range) {
+pub(crate) fn check_guards(sim: &Sim, range: &Range) {
     let start = range.start();
     assert!(sim.load(at(start, -8)).is_err() && sim.load(at(start, range.bytes() as i64)).is_err());
     for index in 0..range.pages() {
@@ -63,7 +63,7 @@ pub fn check_guards(sim: &Sim, range: &Range) {
 }
 
 /// Flushes until nothing waits: each CPU answers when it is about.
-pub fn settle(sim: &'static Sim, ranges: &'static Ranges) {
+pub(crate) fn settle(sim: &'static Sim, ranges: &'static Ranges) {
     for _ in 0..3 {
         sim.run(|pin| {
             sim.take_interrupts();
@@ -74,7 +74,11 @@ pub fn settle(sim: &'static Sim, ranges: &'static Ranges) {
 }
 
 /// Takes frames until the service has none, then gives back `left`.
-pub fn leave_frames(service: &'static SimService, pin: &CpuPin, left: usize) -> Vec<topomem::PhysFrame> {
+pub(crate) fn leave_frames(
+    service: &'static SimService,
+    pin: &CpuPin,
+    left: usize,
+) -> Vec<topomem::PhysFrame> {
     let mut taken = Vec::new();
     while let Ok(frame) = service.frames().alloc(pin, &FrameRequest::frame()) {
         taken.push(frame);
@@ -83,7 +87,7 @@ pub fn leave_frames(service: &'static SimService, pin: &CpuPin, left: usize) -> 
     taken
 }
 
-pub fn give_back(service: &'static SimService, pin: &CpuPin, frames: Vec<topomem::PhysFrame>) {
+pub(crate) fn give_back(service: &'static SimService, pin: &CpuPin, frames: Vec<topomem::PhysFrame>) {
     // SAFETY: allocated as single frames, and mapped nowhere.
     frames.into_iter().for_each(|frame| unsafe { service.frames().free(pin, frame, Order::FRAME) }.unwrap());
 }

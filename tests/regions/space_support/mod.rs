@@ -5,47 +5,53 @@ use topomem::region::{FaultAccess, FaultError, PageFault, Resolved};
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{AddressSpace, CpuPin, PendingWork, VirtAddr};
 
-pub type Space = AddressSpace<&'static Sim>;
+pub(crate) type Space = AddressSpace<&'static Sim>;
 
-pub fn at(page: u64) -> VirtAddr {
+pub(crate) fn at(page: u64) -> VirtAddr {
     VirtAddr::new(page << 12).unwrap()
 }
 
-pub fn allocated(service: &SimService) -> u64 {
+pub(crate) fn allocated(service: &SimService) -> u64 {
     service.frames().validate().unwrap().allocated
 }
 
-pub fn activate(space: &Space, pin: &CpuPin) {
+pub(crate) fn activate(space: &Space, pin: &CpuPin) {
     // SAFETY: the CPU is online, and this is no handler.
     unsafe { space.activate(pin) };
 }
 
-pub fn deactivate(service: &'static SimService, pin: &CpuPin) {
+pub(crate) fn deactivate(service: &'static SimService, pin: &CpuPin) {
     // SAFETY: as above.
     unsafe { service.kernel_space().unwrap().activate(pin) };
 }
 
-pub fn run_pending_work(sim: &'static Sim, service: &'static SimService, pin: &CpuPin) {
+pub(crate) fn run_pending_work(sim: &'static Sim, service: &'static SimService, pin: &CpuPin) {
     while service.run_pending_work(pin) != PendingWork::Done {
         sim.take_interrupts();
     }
 }
 
 /// Ends the space, and checks that the machine has as many frames as before.
-pub fn finish(sim: &'static Sim, service: &'static SimService, pin: &CpuPin, space: Space, before: u64) {
+pub(crate) fn finish(
+    sim: &'static Sim,
+    service: &'static SimService,
+    pin: &CpuPin,
+    space: Space,
+    before: u64,
+) {
     deactivate(service, pin);
     drop(space);
     run_pending_work(sim, service, pin);
     assert_eq!(allocated(service), before, "frames leaked");
 }
 
-pub fn write_fault(space: &Space, pin: &CpuPin, page: u64) -> Resolved {
+pub(crate) fn write_fault(space: &Space, pin: &CpuPin, page: u64) -> Resolved {
     space.on_page_fault(pin, PageFault::new(at(page), FaultAccess::Write)).unwrap()
 }
 
 /// Accesses the first word of `page` of the active space as a program does: resolves page faults, and waits for
 /// pagers.
-pub fn touch(
+pub(crate) fn touch(
     sim: &'static Sim,
     pin: &CpuPin,
     space: &Space,
@@ -56,7 +62,7 @@ pub fn touch(
 }
 
 /// Accesses the word at `address` likewise.
-pub fn touch_at(
+pub(crate) fn touch_at(
     sim: &'static Sim,
     pin: &CpuPin,
     space: &Space,

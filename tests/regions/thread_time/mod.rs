@@ -7,11 +7,11 @@ use std::time::Duration;
 
 /// The clock of a thread that spins.
 #[derive(Default)]
-pub struct ThreadTime(OnceLock<(libc::clockid_t, Duration)>);
+pub(crate) struct ThreadTime(OnceLock<(libc::clockid_t, Duration)>);
 
 impl ThreadTime {
     /// The calling thread is the one, from now on.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         let mut clock = 0;
         // SAFETY: a thread's own handle is valid, and so is the place of the result.
         let failed = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &mut clock) };
@@ -20,7 +20,7 @@ impl ThreadTime {
     }
 
     /// Has the thread used more than `time` since it began? Its thread has not ended.
-    pub fn has_used(&self, time: Duration) -> bool {
+    pub(crate) fn has_used(&self, time: Duration) -> bool {
         self.0.get().is_some_and(|&(clock, began)| read(clock) - began > time)
     }
 }

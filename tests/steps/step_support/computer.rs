@@ -15,30 +15,30 @@ use topomem::{
 };
 use topomem_stepper::masked;
 
-pub const CPUS: usize = 3;
+pub(crate) const CPUS: usize = 3;
 
 /// The pages that the CPUs use. Each has a place in the TLBs.
-pub const PLACES: usize = 17;
+pub(crate) const PLACES: usize = 17;
 
 /// Place `PLACES - 1` is in the kernel's half.
-pub const KERNEL: usize = PLACES - 1;
+pub(crate) const KERNEL: usize = PLACES - 1;
 
 /// Bits of entries, and of translations in the TLBs, which are 0 where there is none.
-pub const PRESENT: u64 = 1;
-pub const WRITABLE: u64 = 1 << 1;
+pub(crate) const PRESENT: u64 = 1;
+pub(crate) const WRITABLE: u64 = 1 << 1;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-pub type Service = MemoryService<&'static Computer>;
+pub(crate) type Service = MemoryService<&'static Computer>;
 
 thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Runs `act` as CPU `index`, and goes back to the CPU that was played before.
-pub fn on<R>(index: usize, act: impl FnOnce(&CpuPin) -> R) -> R {
+pub(crate) fn on<R>(index: usize, act: impl FnOnce(&CpuPin) -> R) -> R {
     let before = CPU.replace(index);
     // SAFETY: one thread plays all CPUs, each call inside the last.
     let result = act(&unsafe { CpuPin::new(CpuId::new(index).unwrap()) });

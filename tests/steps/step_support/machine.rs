@@ -12,7 +12,7 @@ use super::computer::{CPUS, Computer, PLACES, Service, on};
 /// Machines whose last combination has passed.
 static IDLE: Mutex<Vec<&'static Computer>> = Mutex::new(Vec::new());
 
-pub struct Machine {
+pub(crate) struct Machine {
     pub computer: &'static Computer,
     pub service: &'static Service,
     /// Frames of another CPU's, in which nothing may be written.
@@ -23,25 +23,25 @@ pub struct Machine {
 
 impl Machine {
     /// Takes an idle machine, or boots one whose CPUs use `places`. All scenes of a program use the same places.
-    pub fn take(places: impl FnOnce() -> [VirtAddr; PLACES]) -> Machine {
+    pub(crate) fn take(places: impl FnOnce() -> [VirtAddr; PLACES]) -> Machine {
         let idle = IDLE.lock().unwrap().pop();
         let computer = idle.unwrap_or_else(|| Computer::boot(places()));
         Machine { computer, service: computer.service(), held: Mutex::default(), allocated: 0 }
     }
 
     /// Notes how many frames are allocated now.
-    pub fn note_allocated(&mut self) {
+    pub(crate) fn note_allocated(&mut self) {
         self.allocated = self.service.frames().validate().unwrap().allocated;
     }
 
     /// Checks that as many frames are allocated as were noted.
-    pub fn assert_allocated(&self) {
+    pub(crate) fn assert_allocated(&self) {
         let allocated = self.service.frames().validate().unwrap().allocated;
         assert_eq!(allocated, self.allocated, "frames are left over");
     }
 
     /// Uses all places as `cpu`, with whatever the CPU has cached, as far as they are mapped.
-    pub fn access(&self, cpu: usize) {
+    pub(crate) fn access(&self, cpu: usize) {
         masked(|| {
             for (place, writes) in (0..PLACES).flat_map(|place| [(place, false), (place, true)]) {
                 self.computer.access(cpu, place, writes);
@@ -50,7 +50,7 @@ impl Machine {
     }
 
     /// Takes frames and objects as `cpu`, and gives them back.
-    pub fn allocate(&self, cpu: usize) {
+    pub(crate) fn allocate(&self, cpu: usize) {
         on(cpu, |pin| {
             for order in [Order::FRAME, Order::FRAME, Order::HUGE] {
                 let frame = self.service.alloc(pin, &FrameRequest::order(order)).unwrap();
@@ -66,7 +66,7 @@ impl Machine {
     }
 
     /// Takes a few frames as `cpu`, and marks them: until [`Machine::release`], nothing else may be written in them.
-    pub fn hold(&self, cpu: usize) {
+    pub(crate) fn hold(&self, cpu: usize) {
         let frames =
             [(); 6].map(|()| on(cpu, |pin| self.service.alloc(pin, &FrameRequest::frame())).unwrap());
         masked(|| {
@@ -82,7 +82,7 @@ impl Machine {
     }
 
     /// Checks the marks of the held frames, and frees these frames.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         for frame in self.held.lock().unwrap().drain(..) {
             assert!(self.words(frame).all(|word| word.load(Relaxed) == u64::MAX), "{frame:?} is used twice");
             // SAFETY: it was allocated in `hold`.
@@ -91,7 +91,7 @@ impl Machine {
     }
 
     /// Has each CPU return what it keeps of spaces that are gone.
-    pub fn give_all_back(&self) {
+    pub(crate) fn give_all_back(&self) {
         for cpu in (0..CPUS).chain(0..CPUS) {
             self.computer.deliver(cpu);
             on(cpu, |pin| {

@@ -13,25 +13,25 @@ use topomem_stepper::masked;
 use super::computer::{CPUS, Computer, PLACES, PRESENT, WRITABLE, on};
 use super::machine::Machine;
 
-pub type Space = AddressSpace<&'static Computer>;
+pub(crate) type Space = AddressSpace<&'static Computer>;
 
 /// Pages that hold tags, and are the space's alone, or shared: the first [`TAGGED_PAGES`] are both.
-pub const TAGGED: u64 = 0x1000_0000;
+pub(crate) const TAGGED: u64 = 0x1000_0000;
 const TAGGED_PAGES: u64 = 3;
 /// Pages of the same, which operations change.
-pub const CHANGED: u64 = TAGGED + 4;
+pub(crate) const CHANGED: u64 = TAGGED + 4;
 const CHANGED_PAGES: u64 = 4;
 /// A page that maps the frame of zeros, and one that maps nothing.
-pub const ZEROS: u64 = TAGGED + 10;
-pub const UNTOUCHED: u64 = TAGGED + 11;
+pub(crate) const ZEROS: u64 = TAGGED + 10;
+pub(crate) const UNTOUCHED: u64 = TAGGED + 11;
 /// Vacant, in another table.
-pub const MOVED: u64 = TAGGED + 512;
+pub(crate) const MOVED: u64 = TAGGED + 512;
 /// Vacant but for a neighbour that stays, in another table: for another CPU.
-pub const ELSEWHERE: u64 = TAGGED + 1024;
+pub(crate) const ELSEWHERE: u64 = TAGGED + 1024;
 /// 4 MiB that are untouched.
-pub const WIDE: u64 = TAGGED + 2048;
-pub const STACK: u64 = TAGGED + (1 << 18);
-pub const HEAP: u64 = TAGGED + (2 << 18);
+pub(crate) const WIDE: u64 = TAGGED + 2048;
+pub(crate) const STACK: u64 = TAGGED + (1 << 18);
+pub(crate) const HEAP: u64 = TAGGED + (2 << 18);
 
 /// The pages that CPUs use.
 const PAGES: [u64; PLACES - 1] = [
@@ -53,13 +53,13 @@ const PAGES: [u64; PLACES - 1] = [
     HEAP,
 ];
 
-pub fn at(page: u64) -> VirtAddr {
+pub(crate) fn at(page: u64) -> VirtAddr {
     VirtAddr::new_truncate(page << 12)
 }
 
 /// What a page must be at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Page {
+pub(crate) enum Page {
     Vacant,
     Guard,
     /// Its first word is this.
@@ -91,14 +91,14 @@ impl Page {
 /// What CPU 1 writes in the other space.
 const SIBLING_TAG: u64 = 0x5b;
 
-pub struct Scene {
+pub(crate) struct Scene {
     machine: Machine,
     spaces: [AtomicPtr<Space>; 2],
     expected: [[AtomicU64; PAGES.len()]; 2],
 }
 
 impl Scene {
-    pub fn new() -> Scene {
+    pub(crate) fn new() -> Scene {
         let machine = Machine::take(|| {
             // The last one is in the kernel's half, where nothing is mapped.
             let mut places = [Sim::WINDOW; PLACES];
@@ -119,11 +119,11 @@ impl Scene {
         unsafe { self.spaces[index].load(Relaxed).as_ref() }.unwrap()
     }
 
-    pub fn space(&self) -> &'static Space {
+    pub(crate) fn space(&self) -> &'static Space {
         self.get(0)
     }
 
-    pub fn sibling(&self) -> &'static Space {
+    pub(crate) fn sibling(&self) -> &'static Space {
         self.get(1)
     }
 
@@ -132,7 +132,7 @@ impl Scene {
     }
 
     /// Makes the two spaces.
-    pub fn fill(&self) {
+    pub(crate) fn fill(&self) {
         on(0, |pin| {
             let space = self.service.create_space(pin).unwrap();
             let map = |page: u64, pages: u64, kind: Kind| {
@@ -187,7 +187,7 @@ impl Scene {
     }
 
     /// The `pages` from `first` on are to be `page` in the space.
-    pub fn expect(&self, first: u64, pages: u64, page: Page) {
+    pub(crate) fn expect(&self, first: u64, pages: u64, page: Page) {
         self.expect_in(0, first, pages, page);
     }
 
@@ -197,7 +197,7 @@ impl Scene {
     }
 
     /// The `pages` from `first` on are to be as they are, and not writable.
-    pub fn expect_read_only(&self, first: u64, pages: u64) {
+    pub(crate) fn expect_read_only(&self, first: u64, pages: u64) {
         for page in first..first + pages {
             if let Page::Holds(word) = self.expected(0, page) {
                 self.expect(page, 1, Page::ReadOnly(word));
@@ -206,7 +206,7 @@ impl Scene {
     }
 
     /// What is expected of the `pages` from `from` on is expected from `to` on.
-    pub fn expect_moved(&self, from: u64, to: u64, pages: u64) {
+    pub(crate) fn expect_moved(&self, from: u64, to: u64, pages: u64) {
         for page in 0..pages {
             self.expect(to + page, 1, self.expected(0, from + page));
             self.expect(from + page, 1, Page::Vacant);
@@ -245,7 +245,7 @@ impl Scene {
     }
 
     /// CPU 1 writes to all that the other space has.
-    pub fn write_in_sibling(&self) {
+    pub(crate) fn write_in_sibling(&self) {
         for page in (TAGGED..TAGGED + TAGGED_PAGES).chain(CHANGED..CHANGED + CHANGED_PAGES).chain([ZEROS]) {
             self.write(1, 1, page, SIBLING_TAG).unwrap();
             self.expect_in(1, page, 1, Page::Holds(SIBLING_TAG));
@@ -253,13 +253,13 @@ impl Scene {
     }
 
     /// CPU 1 unmaps all that the other space has.
-    pub fn clear_sibling(&self) {
+    pub(crate) fn clear_sibling(&self) {
         on(1, |pin| self.sibling().munmap(pin, at(TAGGED), 12 << 12).unwrap().wait(pin));
         self.expect_in(1, TAGGED, 12, Page::Vacant);
     }
 
     /// What was changed is complete: no CPU of the space permits what the page tables do not.
-    pub fn assert_coherent(&self) {
+    pub(crate) fn assert_coherent(&self) {
         masked(|| {
             let places = [0, 2].into_iter().flat_map(|cpu| (0..PAGES.len()).map(move |place| (cpu, place)));
             for (cpu, place) in places {
@@ -277,7 +277,7 @@ impl Scene {
     }
 
     /// All interrupts arrive: everything is as the model says. Then the spaces go, and all that they had.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.end();
         self.machine.assert_allocated();
     }

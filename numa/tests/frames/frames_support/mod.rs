@@ -9,10 +9,10 @@ use topomem_numa::frames::{BootMemory, Frames, FramesConfig};
 use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
 use topomem_percpu::{CpuPin, PhysAddr, PhysFrame, Platform};
 
-pub const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// The arena is mapped at `base`; the tests' threads say which CPU they are by their pins.
-pub struct Host {
+pub(crate) struct Host {
     base: NonNull<u8>,
     bytes: u64,
     /// The block that the arena lies in, and its layout.
@@ -21,7 +21,7 @@ pub struct Host {
 
 impl Host {
     /// A host whose arena has the addresses below `bytes`.
-    pub fn with(bytes: u64) -> Host {
+    pub(crate) fn with(bytes: u64) -> Host {
         // Heaps want runs aligned to their size where they are mapped, too. Miri has no memory for that.
         let align = if cfg!(miri) { 4096 } else { 2 * MIB as usize };
         // Not aligned by the layout: the host would touch all of it to clear it.
@@ -35,7 +35,7 @@ impl Host {
     }
 
     /// The address of a byte of the arena.
-    pub fn address_of(&self, byte: NonNull<u8>) -> u64 {
+    pub(crate) fn address_of(&self, byte: NonNull<u8>) -> u64 {
         (byte.addr().get() - self.base.addr().get()) as u64
     }
 }
@@ -76,21 +76,21 @@ struct Kept(NonNull<Frames<Host>>);
 unsafe impl Send for Kept {}
 
 /// The machine: who has which memory, and what is taken of it.
-pub struct Machine {
+pub(crate) struct Machine {
     /// Start, end in bytes, node.
-    pub ranges: Vec<(u64, u64, usize)>,
+    pub(crate) ranges: Vec<(u64, u64, usize)>,
     /// The node of each CPU.
-    pub cpus: Vec<usize>,
-    pub weights: Vec<Option<u32>>,
+    pub(crate) cpus: Vec<usize>,
+    pub(crate) weights: Vec<Option<u32>>,
     /// Distance from node to node; by number where empty.
-    pub distances: Vec<Vec<u8>>,
+    pub(crate) distances: Vec<Vec<u8>>,
     /// From this distance on, a node is left out of the order; none where 0.
-    pub leaves_out: u8,
+    pub(crate) leaves_out: u8,
     reserved: Vec<(u64, u64)>,
 }
 
 impl Machine {
-    pub fn new(ranges: &[(u64, u64, usize)], cpus: &[usize]) -> Machine {
+    pub(crate) fn new(ranges: &[(u64, u64, usize)], cpus: &[usize]) -> Machine {
         Machine {
             ranges: ranges.to_vec(),
             cpus: cpus.to_vec(),
@@ -102,16 +102,16 @@ impl Machine {
     }
 
     /// One node with `mib` MiB from 16 MiB on, and `cpus` CPUs.
-    pub fn simple(mib: u64, cpus: usize) -> Machine {
+    pub(crate) fn simple(mib: u64, cpus: usize) -> Machine {
         Machine::new(&[(16 * MIB, (16 + mib) * MIB, 0)], &vec![0; cpus])
     }
 
-    pub fn reserve(mut self, start: u64, end: u64) -> Machine {
+    pub(crate) fn reserve(mut self, start: u64, end: u64) -> Machine {
         self.reserved.push((start, end));
         self
     }
 
-    pub fn frames(mut self, config: &FramesConfig) -> &'static Frames<Host> {
+    pub(crate) fn frames(mut self, config: &FramesConfig) -> &'static Frames<Host> {
         let end = self.ranges.iter().map(|range| range.1).max().unwrap();
         // Bookkeeping lies behind all memory, so that the tests know exactly what is free.
         let host = Host::with(end + 4 * MIB + end / 256);
@@ -121,7 +121,7 @@ impl Machine {
 }
 
 /// An allocator over `boot_memory`, which lives for ever.
-pub fn build<G: BootMemory<Error: std::fmt::Debug>>(
+pub(crate) fn build<G: BootMemory<Error: std::fmt::Debug>>(
     host: Host,
     boot_memory: &mut G,
     config: &FramesConfig,
@@ -139,7 +139,7 @@ pub fn build<G: BootMemory<Error: std::fmt::Debug>>(
 /// # Safety
 ///
 /// The machine was made by [`build`], and no reference to the allocator or its arena is used any more.
-pub unsafe fn end(frames: &'static Frames<Host>) {
+pub(crate) unsafe fn end(frames: &'static Frames<Host>) {
     let mut kept = KEPT.lock().unwrap();
     let place = kept.iter().position(|kept| std::ptr::eq(kept.0.as_ptr(), frames)).unwrap();
     let Kept(frames) = kept.swap_remove(place);
@@ -208,25 +208,25 @@ unsafe impl BootMemory for Placed<'_> {
     }
 }
 
-pub fn cpu(index: usize) -> CpuId {
+pub(crate) fn cpu(index: usize) -> CpuId {
     CpuId::new(index).unwrap()
 }
 
 /// The calling thread plays CPU `index`.
-pub fn pin(index: usize) -> CpuPin {
+pub(crate) fn pin(index: usize) -> CpuPin {
     // SAFETY: each test lets one thread at a time play a CPU.
     unsafe { CpuPin::new(cpu(index)) }
 }
 
-pub fn number(frame: PhysFrame) -> u64 {
+pub(crate) fn number(frame: PhysFrame) -> u64 {
     frame.start_address().as_u64() / 4096
 }
 
-pub fn frame(number: u64) -> PhysFrame {
+pub(crate) fn frame(number: u64) -> PhysFrame {
     PhysFrame::containing_address(PhysAddr::new(number * 4096))
 }
 
 /// Brings CPUs online; the calling thread plays each in turn.
-pub fn online(frames: &Frames<Host>, cpus: usize) {
+pub(crate) fn online(frames: &Frames<Host>, cpus: usize) {
     (0..cpus).for_each(|index| frames.cpu_online(&pin(index)).unwrap());
 }

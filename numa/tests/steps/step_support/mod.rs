@@ -11,14 +11,14 @@ use crate::frames_support::{Host, MIB, Machine, end, frame, number, online, pin}
 
 /// A run of frames that somebody holds, and how to give it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub(crate) struct Run {
     pub first: PhysFrame,
     pub frames: u64,
     pub kind: Kind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Allocated by order.
     Ordered,
     /// Allocated by [`Frames::alloc_run`].
@@ -26,11 +26,11 @@ pub enum Kind {
 }
 
 impl Run {
-    pub fn ordered(first: PhysFrame, order: Order) -> Run {
+    pub(crate) fn ordered(first: PhysFrame, order: Order) -> Run {
         Run { first, frames: order.frames(), kind: Kind::Ordered }
     }
 
-    pub fn contiguous(first: PhysFrame, frames: u64) -> Run {
+    pub(crate) fn contiguous(first: PhysFrame, frames: u64) -> Run {
         Run { first, frames, kind: Kind::Contiguous }
     }
 
@@ -40,7 +40,7 @@ impl Run {
 }
 
 /// Runs that are held, in a fixed place: nothing is allocated on the host while it is stopped.
-pub struct Held {
+pub(crate) struct Held {
     slots: [AtomicU64; 256],
     count: AtomicUsize,
 }
@@ -52,20 +52,20 @@ impl Default for Held {
 }
 
 impl Held {
-    pub fn push(&self, run: Run) {
+    pub(crate) fn push(&self, run: Run) {
         let count = self.count.load(Relaxed);
         let word = number(run.first) << 32 | run.frames << 1 | u64::from(run.kind == Kind::Contiguous);
         self.slots[count].store(word, Relaxed);
         self.count.store(count + 1, Relaxed);
     }
 
-    pub fn pop(&self) -> Option<Run> {
+    pub(crate) fn pop(&self) -> Option<Run> {
         let count = self.count.load(Relaxed).checked_sub(1)?;
         self.count.store(count, Relaxed);
         Some(decode(self.slots[count].load(Relaxed)))
     }
 
-    pub fn runs(&self) -> impl Iterator<Item = Run> {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Run> {
         self.slots[..self.count.load(Relaxed)].iter().map(|slot| decode(slot.load(Relaxed)))
     }
 }
@@ -76,7 +76,7 @@ fn decode(word: u64) -> Run {
 }
 
 /// A machine with CPUs 0 and 1 on node 0, and CPU 2 on node 1.
-pub struct Scene {
+pub(crate) struct Scene {
     pub frames: &'static Frames<Host>,
     /// What the operation allocated.
     pub ours: Held,
@@ -91,15 +91,15 @@ pub struct Scene {
     managed: u64,
 }
 
-pub fn order(order: u8) -> Order {
+pub(crate) fn order(order: u8) -> Order {
     Order::new(order).unwrap()
 }
 
-pub fn request(level: u8) -> FrameRequest {
+pub(crate) fn request(level: u8) -> FrameRequest {
     FrameRequest::order(order(level))
 }
 
-pub fn bound(node: usize) -> FrameRequest {
+pub(crate) fn bound(node: usize) -> FrameRequest {
     FrameRequest::frame().policy(Policy::Bind(NodeSet::of(NodeId::new(node).unwrap())))
 }
 
@@ -112,12 +112,12 @@ impl Drop for Scene {
 
 impl Scene {
     /// 16 MiB on node 0, and 8 MiB on node 1.
-    pub fn new(config: &FramesConfig) -> Scene {
+    pub(crate) fn new(config: &FramesConfig) -> Scene {
         Scene::on(&[(16 * MIB, 32 * MIB, 0), (32 * MIB, 40 * MIB, 1)], config)
     }
 
     /// Ranges of memory: start, end, node.
-    pub fn on(ranges: &[(u64, u64, usize)], config: &FramesConfig) -> Scene {
+    pub(crate) fn on(ranges: &[(u64, u64, usize)], config: &FramesConfig) -> Scene {
         let frames = Machine::new(ranges, &[0, 0, 1]).frames(config);
         online(frames, 3);
         Scene {
@@ -132,7 +132,7 @@ impl Scene {
     }
 
     /// Allocates into `held`; everything asked for here is free throughout.
-    pub fn take(&self, cpu: usize, request: &FrameRequest, held: &Held) {
+    pub(crate) fn take(&self, cpu: usize, request: &FrameRequest, held: &Held) {
         match self.frames.alloc(&pin(cpu), request) {
             Ok(first) => held.push(Run::ordered(first, request.get_order())),
             // A block is changing hands.
@@ -142,7 +142,7 @@ impl Scene {
     }
 
     /// Frees the newest run of `held`, if there is one.
-    pub fn give(&self, cpu: usize, held: &Held) {
+    pub(crate) fn give(&self, cpu: usize, held: &Held) {
         let Some(run) = held.pop() else { return };
         // SAFETY: it was allocated and nobody uses the arena.
         let freed = unsafe {
@@ -158,7 +158,7 @@ impl Scene {
     }
 
     /// Eight frames of one word for operation and context to free, alternating.
-    pub fn share_a_word(&self) {
+    pub(crate) fn share_a_word(&self) {
         let mut all: [PhysFrame; 8] =
             std::array::from_fn(|_| self.frames.alloc(&pin(0), &FrameRequest::frame()).unwrap());
         all.sort();
@@ -169,7 +169,7 @@ impl Scene {
     }
 
     /// Sends everything that CPUs keep home.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         for cpu in 0..3 {
             self.frames.drain(&pin(cpu));
         }
@@ -179,7 +179,7 @@ impl Scene {
     }
 
     /// Checks that nobody has what somebody else has, frees everything, and checks that all is there.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let everyone = [&self.ours, &self.ready, &self.theirs, &self.spare];
         let mut runs: Vec<Run> = everyone.into_iter().flat_map(Held::runs).collect();
         runs.sort_by_key(|run| run.first);

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::Tables;
 
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tables")
 }
 
 /// The names of all machines dumped.
-pub fn machines() -> Vec<String> {
+pub(crate) fn machines() -> Vec<String> {
     let entries = fs::read_dir(root()).expect("tests/tables");
     let mut names: Vec<String> = entries
         .map(|entry| entry.unwrap().path())
@@ -21,7 +21,7 @@ pub fn machines() -> Vec<String> {
     names
 }
 
-pub fn machine(name: &str) -> Tables {
+pub(crate) fn machine(name: &str) -> Tables {
     let directory = root().join(name);
     let table = |signature: &str| {
         let path = directory.join(format!("{signature}.hex"));
@@ -38,7 +38,7 @@ pub fn machine(name: &str) -> Tables {
 }
 
 /// The bytes of table `signature` in `text`.
-pub fn parse(text: &str, signature: &str) -> Vec<u8> {
+pub(crate) fn parse(text: &str, signature: &str) -> Vec<u8> {
     let mut lines = text.lines();
     let title = lines.find(|line| line.starts_with(&format!("{signature} @ "))).expect("title");
     assert!(title.contains("0x"), "{title}");

@@ -1,8 +1,8 @@
 //! What the table tests share: reading dumps, and writing tables from a plain model.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-pub mod dump;
-pub mod model;
+pub(crate) mod dump;
+pub(crate) mod model;
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use topomem_numa::{ApicId, Diagnostic, Distance, FirmwareTables, MAX_CPUS, MAX_N
 
 /// The bytes of the tables that a machine has.
 #[derive(Debug, Clone, Default)]
-pub struct Tables {
+pub(crate) struct Tables {
     pub madt: Option<Vec<u8>>,
     pub srat: Option<Vec<u8>>,
     pub slit: Option<Vec<u8>>,
@@ -20,7 +20,7 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub fn firmware(&self) -> FirmwareTables<'_> {
+    pub(crate) fn firmware(&self) -> FirmwareTables<'_> {
         FirmwareTables {
             madt: self.madt.as_deref(),
             srat: self.srat.as_deref(),
@@ -31,12 +31,12 @@ impl Tables {
         }
     }
 
-    pub fn each_mut(&mut self) -> impl Iterator<Item = &mut Vec<u8>> {
+    pub(crate) fn each_mut(&mut self) -> impl Iterator<Item = &mut Vec<u8>> {
         [&mut self.madt, &mut self.srat, &mut self.slit, &mut self.hmat, &mut self.cedt].into_iter().flatten()
     }
 
     /// The topology, and what discovery said about it.
-    pub fn discover(&self, boot: u32) -> (Box<Topology>, Vec<Diagnostic>) {
+    pub(crate) fn discover(&self, boot: u32) -> (Box<Topology>, Vec<Diagnostic>) {
         let mut topology = Box::new(Topology::new());
         let mut said = Vec::new();
         topology.discover(&self.firmware(), ApicId(boot), &mut |diagnostic| said.push(diagnostic));
@@ -44,12 +44,12 @@ impl Tables {
     }
 }
 
-pub fn node(index: usize) -> NodeId {
+pub(crate) fn node(index: usize) -> NodeId {
     NodeId::new(index).unwrap()
 }
 
 /// Makes the bytes add up to 0 again, and the length true.
-pub fn seal(table: &mut [u8]) {
+pub(crate) fn seal(table: &mut [u8]) {
     let length = table.len() as u32;
     if table.len() < 36 {
         return;
@@ -60,7 +60,7 @@ pub fn seal(table: &mut [u8]) {
 }
 
 /// What must hold of any topology, whatever it was made from.
-pub fn check_shape(topology: &Topology) {
+pub(crate) fn check_shape(topology: &Topology) {
     assert!((1..=MAX_NODES).contains(&topology.node_count()));
     assert!((1..=MAX_CPUS).contains(&topology.cpus().len()));
     let ranges = topology.memory_ranges();

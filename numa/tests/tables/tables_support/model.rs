@@ -3,7 +3,7 @@
 use super::{Tables, seal};
 
 #[derive(Debug, Clone, Copy)]
-pub struct Cpu {
+pub(crate) struct Cpu {
     pub apic: u32,
     /// `None`: the SRAT does not have it.
     pub proximity: Option<u32>,
@@ -11,7 +11,7 @@ pub struct Cpu {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub struct Memory {
+pub(crate) struct Memory {
     pub proximity: u32,
     pub base: u64,
     pub bytes: u64,
@@ -21,7 +21,7 @@ pub struct Memory {
 
 /// A latency/bandwidth matrix, a row per initiator.
 #[derive(Debug, Clone)]
-pub struct Matrix {
+pub(crate) struct Matrix {
     pub hierarchy: u8,
     pub data_type: u8,
     pub base_unit: u64,
@@ -31,7 +31,7 @@ pub struct Matrix {
 }
 
 #[derive(Debug, Clone)]
-pub struct Machine {
+pub(crate) struct Machine {
     pub cpus: Vec<Cpu>,
     pub memory: Vec<Memory>,
     pub initiators: Vec<u32>,
@@ -64,10 +64,10 @@ impl Default for Machine {
 }
 
 /// Bytes of a table in the making.
-pub struct Writer(Vec<u8>);
+pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    pub fn table(signature: &[u8; 4], revision: u8) -> Writer {
+    pub(crate) fn table(signature: &[u8; 4], revision: u8) -> Writer {
         let mut bytes = vec![0; 36];
         bytes[..4].copy_from_slice(signature);
         bytes[8] = revision;
@@ -75,24 +75,24 @@ impl Writer {
         Writer(bytes)
     }
 
-    pub fn put<const N: usize>(&mut self, bytes: [u8; N]) -> &mut Writer {
+    pub(crate) fn put<const N: usize>(&mut self, bytes: [u8; N]) -> &mut Writer {
         self.0.extend(bytes);
         self
     }
 
-    pub fn zeros(&mut self, count: usize) -> &mut Writer {
+    pub(crate) fn zeros(&mut self, count: usize) -> &mut Writer {
         self.0.extend(std::iter::repeat_n(0, count));
         self
     }
 
-    pub fn sealed(mut self) -> Vec<u8> {
+    pub(crate) fn sealed(mut self) -> Vec<u8> {
         seal(&mut self.0);
         self.0
     }
 }
 
 impl Machine {
-    pub fn tables(&self) -> Tables {
+    pub(crate) fn tables(&self) -> Tables {
         Tables {
             madt: Some(self.madt()),
             srat: Some(self.srat()),
@@ -190,7 +190,7 @@ impl Machine {
     }
 }
 
-pub fn slit(rows: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn slit(rows: &[Vec<u8>]) -> Vec<u8> {
     let mut table = Writer::table(b"SLIT", 1);
     table.put((rows.len() as u64).to_le_bytes());
     rows.iter().flatten().for_each(|&distance| {

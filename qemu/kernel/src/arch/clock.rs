@@ -10,7 +10,7 @@ use crate::per_cpu;
 
 /// A reading of the time stamp counter. QEMU keeps it monotonic across CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticks(pub u64);
+pub(crate) struct Ticks(pub u64);
 
 /// The PIT's input clock in Hz.
 const PIT_HZ: u64 = 1_193_182;
@@ -26,13 +26,13 @@ static TICKS_PER_MS: AtomicU64 = AtomicU64::new(ASSUMED_TICKS_PER_MS);
 static BOOT_TICKS: AtomicU64 = AtomicU64::new(0);
 
 /// Now.
-pub fn now() -> Ticks {
+pub(crate) fn now() -> Ticks {
     // SAFETY: every x86-64 CPU has the instruction, and CR4.TSD is clear.
     Ticks(unsafe { _rdtsc() })
 }
 
 /// How long ago `start` was.
-pub fn elapsed(start: Ticks) -> Duration {
+pub(crate) fn elapsed(start: Ticks) -> Duration {
     let per_ms = TICKS_PER_MS.load(Ordering::Relaxed).max(1);
     let ticks = now().0.saturating_sub(start.0);
     let (ms, rest) = (ticks / per_ms, ticks % per_ms);
@@ -40,17 +40,17 @@ pub fn elapsed(start: Ticks) -> Duration {
 }
 
 /// How long ago the kernel was entered.
-pub fn since_boot() -> Duration {
+pub(crate) fn since_boot() -> Duration {
     elapsed(Ticks(BOOT_TICKS.load(Ordering::Relaxed)))
 }
 
 /// Ticks in a millisecond.
-pub fn ticks_per_ms() -> u64 {
+pub(crate) fn ticks_per_ms() -> u64 {
     TICKS_PER_MS.load(Ordering::Relaxed)
 }
 
 /// Waits, polling as every spin loop does.
-pub fn delay(time: Duration) {
+pub(crate) fn delay(time: Duration) {
     let start = now();
     while elapsed(start) < time {
         per_cpu::relax();
@@ -58,13 +58,13 @@ pub fn delay(time: Duration) {
 }
 
 /// Notes the time of boot.
-pub fn start() {
+pub(crate) fn start() {
     BOOT_TICKS.store(now().0, Ordering::Relaxed);
 }
 
 /// Runs the PIT's channel 2 once, measures the TSC meanwhile, and returns what `counter` (which
 /// counts down) lost per millisecond; `None` where the PIT does not fire.
-pub fn calibrate(mut counter: impl FnMut() -> u32) -> Option<u32> {
+pub(crate) fn calibrate(mut counter: impl FnMut() -> u32) -> Option<u32> {
     let count = PIT_HZ * CALIBRATION_MS / 1000;
     let mut gate = Port::<u8>::new(0x61);
     let mut mode = Port::<u8>::new(0x43);

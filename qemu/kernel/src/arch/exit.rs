@@ -4,7 +4,7 @@ use x86_64::instructions::{hlt, interrupts, port::Port};
 
 /// How the run went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Everything held; QEMU's status is 33.
     Success,
     /// The scenario found failures, or could not run; 35.
@@ -14,7 +14,7 @@ pub enum Outcome {
 }
 
 /// Ends the run, and halts this CPU for good where nothing answers at the port.
-pub fn exit(outcome: Outcome) -> ! {
+pub(crate) fn exit(outcome: Outcome) -> ! {
     let value: u32 = match outcome {
         Outcome::Success => 0x10,
         Outcome::Failures => 0x11,
@@ -26,7 +26,7 @@ pub fn exit(outcome: Outcome) -> ! {
 }
 
 /// Stops this CPU with interrupts off; only an NMI still reaches it.
-pub fn halt_forever() -> ! {
+pub(crate) fn halt_forever() -> ! {
     loop {
         interrupts::disable();
         hlt();

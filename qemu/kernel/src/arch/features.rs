@@ -14,13 +14,13 @@ use super::user::enable_access_prevention;
 const PAT: u32 = 0x277;
 
 /// 1 GiB pages (CPUID 8000_0001 EDX bit 26).
-pub fn has_gigabyte_pages() -> bool {
+pub(crate) fn has_gigabyte_pages() -> bool {
     __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).edx >> 26 & 1 == 1
 }
 
 /// How many bits a physical address has (MAXPHYADDR, CPUID 8000_0008 EAX bits 0 to 7); 36 where the
 /// CPU does not say, as the SDM has it (volume 3, 4.1.4).
-pub fn physical_address_bits() -> u8 {
+pub(crate) fn physical_address_bits() -> u8 {
     if __cpuid(0x8000_0000).eax >= 0x8000_0008 {
         let [bits, ..] = __cpuid(0x8000_0008).eax.to_le_bytes();
         bits
@@ -31,7 +31,7 @@ pub fn physical_address_bits() -> u8 {
 
 /// What the boot CPU's page walker offers, and so every CPU's: CPUID is asked once, since a hypervisor
 /// takes long to answer.
-pub fn paging() -> PagingFeatures {
+pub(crate) fn paging() -> PagingFeatures {
     static PAGING: Once<PagingFeatures> = Once::new();
     *PAGING.call_once(|| {
         let basic = PagingFeatures::BASIC.with_physical_bits(physical_address_bits());
@@ -40,12 +40,12 @@ pub fn paging() -> PagingFeatures {
 }
 
 /// x2APIC (CPUID 1 ECX bit 21).
-pub fn has_x2apic() -> bool {
+pub(crate) fn has_x2apic() -> bool {
     __cpuid(1).ecx >> 21 & 1 == 1
 }
 
 /// This CPU's APIC id: 32 bits from leaf 0BH where there is one, else 8 bits.
-pub fn apic_id() -> u32 {
+pub(crate) fn apic_id() -> u32 {
     if __cpuid(0).eax >= 0xb && __cpuid_count(0xb, 0).ebx & 0xffff != 0 {
         __cpuid_count(0xb, 0).edx
     } else {
@@ -54,7 +54,7 @@ pub fn apic_id() -> u32 {
 }
 
 /// What programs are told of the CPU as its hardware capabilities (CPUID 1 EDX).
-pub fn hwcap() -> u32 {
+pub(crate) fn hwcap() -> u32 {
     __cpuid(1).edx
 }
 
@@ -67,7 +67,7 @@ pub fn hwcap() -> u32 {
 ///
 /// The active page tables must be the kernel's own, loaded with PCID 0: no executable page is a
 /// user page, and global pages are the same in every address space.
-pub unsafe fn enable() {
+pub(crate) unsafe fn enable() {
     let has_extended = __cpuid(0).eax >= 7;
     let smep = has_extended && __cpuid_count(7, 0).ebx >> 7 & 1 == 1;
     let umip = has_extended && __cpuid_count(7, 0).ecx >> 2 & 1 == 1;

@@ -13,7 +13,7 @@ use x86_64::structures::tss::TaskStateSegment;
 
 /// A trap that gets a stack of its own, by its slot in the interrupt stack table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TrapStack {
+pub(crate) enum TrapStack {
     /// The kernel stack may be what broke.
     DoubleFault = 0,
     /// Comes at any instruction.
@@ -26,16 +26,16 @@ pub enum TrapStack {
 
 impl TrapStack {
     /// All of them, in slot order.
-    pub const ALL: [TrapStack; 4] =
+    pub(crate) const ALL: [TrapStack; 4] =
         [TrapStack::DoubleFault, TrapStack::Nmi, TrapStack::MachineCheck, TrapStack::PageFault];
 }
 
 /// The kernel's code segment; its data segment is the next, as SYSCALL demands.
-pub const KERNEL_CODE: u16 = 0x08;
+pub(crate) const KERNEL_CODE: u16 = 0x08;
 /// User programs' data segment, with their privilege level.
-pub const USER_DATA: u16 = 0x18 | 3;
+pub(crate) const USER_DATA: u16 = 0x18 | 3;
 /// User programs' code segment, with their privilege level.
-pub const USER_CODE: u16 = 0x20 | 3;
+pub(crate) const USER_CODE: u16 = 0x20 | 3;
 
 /// How far [`Segments::enter_page_fault`] moves the page-fault stack: a fault inside the handler (a probe
 /// in a backtrace, say) starts below the frames of the first.
@@ -43,23 +43,23 @@ const NESTED_PAGE_FAULT: u64 = 8 * 1024;
 
 /// One CPU's descriptor table and task state. They stay where they are once loaded.
 #[derive(Debug)]
-pub struct Segments {
+pub(crate) struct Segments {
     gdt: GlobalDescriptorTable,
     tss: TaskStateSegment,
 }
 
 impl Segments {
     /// Where in it the CPU finds the stack for traps from user programs (RSP0).
-    pub const TRAP_STACK_OFFSET: usize =
+    pub(crate) const TRAP_STACK_OFFSET: usize =
         offset_of!(Segments, tss) + offset_of!(TaskStateSegment, privilege_stack_table);
 
     /// Where in it the CPU finds the stack for page faults.
-    pub const PAGE_FAULT_STACK_OFFSET: usize = offset_of!(Segments, tss)
+    pub(crate) const PAGE_FAULT_STACK_OFFSET: usize = offset_of!(Segments, tss)
         + offset_of!(TaskStateSegment, interrupt_stack_table)
         + TrapStack::PageFault as usize * size_of::<u64>();
 
     /// An empty table, nothing loaded.
-    pub const fn new() -> Segments {
+    pub(crate) const fn new() -> Segments {
         Segments { gdt: GlobalDescriptorTable::new(), tss: TaskStateSegment::new() }
     }
 
@@ -69,7 +69,7 @@ impl Segments {
     ///
     /// `this` belongs to the executing CPU, is not loaded yet, stays in place for good, and
     /// each of `stacks` is the top of a mapped stack that nothing else uses.
-    pub unsafe fn load(this: *mut Segments, stacks: [VirtAddr; TrapStack::ALL.len()]) {
+    pub(crate) unsafe fn load(this: *mut Segments, stacks: [VirtAddr; TrapStack::ALL.len()]) {
         // SAFETY: the caller vouches for exclusive use; selectors are loaded right after the
         // table that defines them, and the TSS never moves.
         unsafe {
@@ -101,7 +101,7 @@ impl Segments {
     ///
     /// Called on the CPU that loaded `this`, in its page-fault handler, before anything that
     /// can fault; undone by [`leave_page_fault`](Segments::leave_page_fault).
-    pub unsafe fn enter_page_fault(this: *mut Segments) {
+    pub(crate) unsafe fn enter_page_fault(this: *mut Segments) {
         // SAFETY: as the caller vouches.
         unsafe { Segments::shift_page_fault(this, NESTED_PAGE_FAULT.wrapping_neg()) };
     }
@@ -111,7 +111,7 @@ impl Segments {
     /// # Safety
     ///
     /// As there, and nothing that can fault follows in the handler.
-    pub unsafe fn leave_page_fault(this: *mut Segments) {
+    pub(crate) unsafe fn leave_page_fault(this: *mut Segments) {
         // SAFETY: as the caller vouches.
         unsafe { Segments::shift_page_fault(this, NESTED_PAGE_FAULT) };
     }
@@ -138,7 +138,7 @@ impl Segments {
     /// # Safety
     ///
     /// Called on the CPU that loaded `this`, which is about to crash on purpose.
-    pub unsafe fn forget_page_fault_stack(this: *mut Segments) {
+    pub(crate) unsafe fn forget_page_fault_stack(this: *mut Segments) {
         // SAFETY: as above; the task state is packed.
         unsafe {
             let table = ptr::addr_of_mut!((*this).tss.interrupt_stack_table).cast::<u64>();

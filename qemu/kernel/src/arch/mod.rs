@@ -1,13 +1,13 @@
 //! The machine: segments, traps, paging, interrupt controllers, clocks and ports.
 
-pub mod clock;
-pub mod exit;
-pub mod features;
-pub mod gdt;
+pub(crate) mod clock;
+pub(crate) mod exit;
+pub(crate) mod features;
+pub(crate) mod gdt;
 pub(crate) mod interrupt;
-pub mod paging;
-pub mod probe;
-pub mod random;
-pub mod serial;
-pub mod tlb;
-pub mod user;
+pub(crate) mod paging;
+pub(crate) mod probe;
+pub(crate) mod random;
+pub(crate) mod serial;
+pub(crate) mod tlb;
+pub(crate) mod user;

@@ -18,25 +18,25 @@ use x86_64::structures::paging::{self, FrameAllocator, PageSize, PageTableFlags,
 use super::features;
 
 /// How many levels of page tables the kernel is built for.
-pub const LEVELS: Levels = if cfg!(feature = "five-levels") { Levels::Five } else { Levels::Four };
+pub(crate) const LEVELS: Levels = if cfg!(feature = "five-levels") { Levels::Five } else { Levels::Four };
 /// The number of levels.
-pub const LEVEL_COUNT: u8 = LEVELS.count();
+pub(crate) const LEVEL_COUNT: u8 = LEVELS.count();
 /// Where the image's window begins: physical address 0 of the first GiB.
-pub const IMAGE_BASE: u64 = 0xffff_ffff_8000_0000;
+pub(crate) const IMAGE_BASE: u64 = 0xffff_ffff_8000_0000;
 /// Shows the first GiB, until [`KernelTables::activate`] leaves of it the image alone.
-pub const BOOT_WINDOW: Window = Window::at(IMAGE_BASE as usize);
+pub(crate) const BOOT_WINDOW: Window = Window::at(IMAGE_BASE as usize);
 /// Where [`BOOT_WINDOW`] ends.
-pub const BOOT_WINDOW_END: PhysAddr = PhysAddr::new(1 << 30);
+pub(crate) const BOOT_WINDOW_END: PhysAddr = PhysAddr::new(1 << 30);
 /// Where the direct map begins: physical address 0.
-pub const DIRECT_MAP: u64 = LEVELS.direct_map();
+pub(crate) const DIRECT_MAP: u64 = LEVELS.direct_map();
 /// Shows all memory, from [`KernelTables::activate`] on.
-pub const DIRECT_WINDOW: Window = Window::at(DIRECT_MAP as usize);
+pub(crate) const DIRECT_WINDOW: Window = Window::at(DIRECT_MAP as usize);
 /// Where device registers are mapped, a 4 KiB page each, uncached.
 const DEVICE_WINDOW: u64 = 0xffff_fd00_0000_0000;
 
 const GLOBAL: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::GLOBAL);
 /// Kernel data: readable, writable, never executable.
-pub const KERNEL_DATA: PageTableFlags = direct_map::DATA;
+pub(crate) const KERNEL_DATA: PageTableFlags = direct_map::DATA;
 
 unsafe extern "C" {
     static __boot_start: u8;
@@ -47,7 +47,7 @@ unsafe extern "C" {
 }
 
 /// Where the boot section and the image lie in physical memory; they must not be given away.
-pub fn image() -> (PhysAddr, PhysAddr) {
+pub(crate) fn image() -> (PhysAddr, PhysAddr) {
     let end = &raw const __image_end as u64 - IMAGE_BASE;
     (PhysAddr::new(&raw const __boot_start as u64), PhysAddr::new(end))
 }
@@ -60,19 +60,19 @@ fn read_only() -> Option<MemoryRange> {
 }
 
 /// The address of `addr` in the direct map.
-pub fn direct_map(addr: PhysAddr) -> NonNull<u8> {
+pub(crate) fn direct_map(addr: PhysAddr) -> NonNull<u8> {
     // The direct map is not address 0, so the fallback never serves.
     NonNull::new(DIRECT_WINDOW.pointer(addr)).unwrap_or(NonNull::dangling())
 }
 
 /// Where memory ends that this machine's kernel can use.
-pub fn memory_limit() -> PhysAddr {
+pub(crate) fn memory_limit() -> PhysAddr {
     memory_map::limit(LEVELS, features::physical_address_bits())
 }
 
 /// The kernel's tables, while they are built and changed by the boot CPU alone.
 #[derive(Debug)]
-pub struct KernelTables {
+pub(crate) struct KernelTables {
     tables: Tables,
     devices: u64,
 }
@@ -88,7 +88,7 @@ impl KernelTables {
     /// # Safety
     ///
     /// The entry's tables are active, and `frames` lie in [`BOOT_WINDOW`].
-    pub unsafe fn build(
+    pub(crate) unsafe fn build(
         start_info: &StartInfo,
         frames: &mut impl FrameAllocator<Size4KiB>,
     ) -> Result<KernelTables, MapError> {
@@ -107,7 +107,7 @@ impl KernelTables {
     /// # Safety
     ///
     /// The executing CPU's stack lies in the image or in a mapped stack window.
-    pub unsafe fn activate(&mut self) {
+    pub(crate) unsafe fn activate(&mut self) {
         // SAFETY: image and stack are mapped in both; the direct map shows all memory.
         unsafe {
             Cr3::write(self.root(), Cr3Flags::empty());
@@ -116,12 +116,12 @@ impl KernelTables {
     }
 
     /// The root table's frame, for further CPUs' CR3.
-    pub fn root(&self) -> paging::PhysFrame {
+    pub(crate) fn root(&self) -> paging::PhysFrame {
         self.tables.root()
     }
 
     /// How many leaves of each size there are.
-    pub fn leaves(&self) -> Leaves {
+    pub(crate) fn leaves(&self) -> Leaves {
         self.tables.leaves()
     }
 
@@ -130,7 +130,7 @@ impl KernelTables {
     /// # Errors
     ///
     /// [`MapError`].
-    pub fn map(
+    pub(crate) fn map(
         &mut self,
         addr: VirtAddr,
         frame: PhysFrame,
@@ -145,7 +145,7 @@ impl KernelTables {
     /// # Errors
     ///
     /// [`MapError`].
-    pub fn map_device(
+    pub(crate) fn map_device(
         &mut self,
         addr: PhysAddr,
         frames: &mut impl FrameAllocator<Size4KiB>,

@@ -11,7 +11,7 @@ use super::user::allow_access;
 
 /// The probed address has no translation that allows the access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProbeFault {
+pub(crate) struct ProbeFault {
     /// The address that faulted.
     pub addr: u64,
 }
@@ -63,7 +63,7 @@ unsafe extern "sysv64" {
 /// # Errors
 ///
 /// [`ProbeFault`] where the address is not canonical or not readable.
-pub fn load(addr: u64) -> Result<u64, ProbeFault> {
+pub(crate) fn load(addr: u64) -> Result<u64, ProbeFault> {
     if !LEVELS.is_canonical(addr) {
         return Err(ProbeFault { addr });
     }
@@ -82,7 +82,7 @@ pub fn load(addr: u64) -> Result<u64, ProbeFault> {
 /// # Safety
 ///
 /// Where `addr` is mapped writable, nothing that Rust's rules cover may be there.
-pub unsafe fn store(addr: u64, value: u64) -> Result<(), ProbeFault> {
+pub(crate) unsafe fn store(addr: u64, value: u64) -> Result<(), ProbeFault> {
     if !LEVELS.is_canonical(addr) {
         return Err(ProbeFault { addr });
     }
@@ -92,7 +92,7 @@ pub unsafe fn store(addr: u64, value: u64) -> Result<(), ProbeFault> {
 }
 
 /// Sends a page fault of a probing access to its fix-up; false where the fault is another's.
-pub fn recover(frame: &mut TrapFrame) -> bool {
+pub(crate) fn recover(frame: &mut TrapFrame) -> bool {
     // SAFETY: written by the linker, never at run time.
     let [load, store, fixup] = unsafe { probe_labels };
     if frame.rip != load && frame.rip != store {

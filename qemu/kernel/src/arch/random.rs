@@ -23,7 +23,7 @@ fn has_rdrand() -> bool {
 }
 
 /// A number: the hardware's if it has some, else one that only hides the clock.
-pub fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     let drawn = if has_rdrand() { (0..TRIES).find_map(|_| draw()) } else { None };
     drawn.unwrap_or_else(|| {
         let steps = STEPS.fetch_add(1, Ordering::Relaxed);

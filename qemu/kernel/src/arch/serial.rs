@@ -25,7 +25,7 @@ const FREE: u32 = u32::MAX;
 static HOLDER: AtomicU32 = AtomicU32::new(FREE);
 
 /// 115200 baud, 8 data bits, no parity, one stop bit, FIFOs on, interrupts off.
-pub fn init() {
+pub(crate) fn init() {
     for (offset, value) in [(1, 0x00), (3, 0x80), (0, 0x01), (1, 0x00), (3, 0x03), (2, 0xc7), (4, 0x03)] {
         // SAFETY: the documented set-up of the port's own registers.
         unsafe { Port::<u8>::new(BASE + offset).write(value) };
@@ -61,7 +61,7 @@ impl Write for Transmitter {
 }
 
 /// Writes `line` and a line end, as one piece. Interrupts are off meanwhile.
-pub fn write_line(line: fmt::Arguments<'_>) {
+pub(crate) fn write_line(line: fmt::Arguments<'_>) {
     interrupts::without_interrupts(|| {
         let me = per_cpu::current().cpu.index() as u32;
         let nested = acquire(me);

@@ -20,13 +20,13 @@ static FEATURES: AtomicU32 = AtomicU32::new(0);
 
 /// What the kernel uses.
 #[inline]
-pub fn features() -> TlbFeatures {
+pub(crate) fn features() -> TlbFeatures {
     TlbFeatures::from_bits(FEATURES.load(Ordering::Relaxed))
 }
 
 /// Decides what to use of what the boot CPU has; all CPUs of a machine have the same. `most` is
 /// the last that may be used (`none`, `pcid`, `invpcid`; each includes those before it).
-pub fn choose(most: Option<&str>) {
+pub(crate) fn choose(most: Option<&str>) {
     let found = TlbFeatures::of_this_cpu();
     let tagged = TlbFeatures::NONE.with_asids(found.asids());
     let selective = if found.is_selective() { tagged.with_selective() } else { tagged };
@@ -41,14 +41,14 @@ pub fn choose(most: Option<&str>) {
 
 /// Drops one page of the current PCID, or a global one.
 #[inline]
-pub fn flush_page(page: VirtAddr) {
+pub(crate) fn flush_page(page: VirtAddr) {
     // Not the x86_64 crate's `flush`: its addresses end at 48 bits.
     // SAFETY: forgetting a translation changes no memory.
     unsafe { asm!("invlpg [{}]", in(reg) page.as_u64(), options(nostack, preserves_flags)) };
 }
 
 /// Drops what the current PCID has.
-pub fn flush_non_global() {
+pub(crate) fn flush_non_global() {
     let (root, pcid) = Cr3::read_raw();
     // SAFETY: the same root. Bit 63 is clear: with PCIDs that drops those of this one, without them
     // all that is not global.
@@ -56,7 +56,7 @@ pub fn flush_non_global() {
 }
 
 /// Drops everything, of all PCIDs.
-pub fn flush_all() {
+pub(crate) fn flush_all() {
     if features().is_selective() {
         return invpcid(ALL_AND_GLOBAL, &InvpcidOperand { pcid: 0, address: 0 });
     }
@@ -72,7 +72,7 @@ pub fn flush_all() {
 
 /// Drops one page of `asid`; the CPU has INVPCID. An address that is not canonical has no translation,
 /// and the instruction would fault on it.
-pub fn flush_page_of(asid: Asid, page: VirtAddr) {
+pub(crate) fn flush_page_of(asid: Asid, page: VirtAddr) {
     if let Some(operand) = InvpcidOperand::page(LEVELS, asid.get(), page) {
         invpcid(ONE_ADDRESS, &operand);
     }
@@ -90,7 +90,7 @@ fn invpcid(kind: u64, operand: &InvpcidOperand) {
 }
 
 /// Returns the root of the tables that the CPU translates through.
-pub fn root() -> PhysFrame {
+pub(crate) fn root() -> PhysFrame {
     Cr3::read().0.into()
 }
 
@@ -99,7 +99,7 @@ pub fn root() -> PhysFrame {
 /// # Safety
 ///
 /// The tables map what the executing code and its stack need.
-pub unsafe fn load_root(root: PhysFrame, load: RootLoad) {
+pub(crate) unsafe fn load_root(root: PhysFrame, load: RootLoad) {
     // CR3 holds no more bits.
     let root = x86_64::PhysAddr::new_truncate(root.start_address().as_u64());
     let root = paging::PhysFrame::containing_address(root);
@@ -133,7 +133,7 @@ fn invlpgb(rax: u64, ecx: u32) {
 }
 
 /// Begins to drop `range`, no longer than one instruction takes, of all PCIDs on all CPUs.
-pub fn broadcast_pages(range: PageRange) {
+pub(crate) fn broadcast_pages(range: PageRange) {
     let stride = if range.size() == PageSize::Size2MiB { STRIDE_2M } else { 0 };
     // A page that is not canonical has no translation.
     if !LEVELS.is_canonical(range.start().as_u64()) {
@@ -144,12 +144,12 @@ pub fn broadcast_pages(range: PageRange) {
 }
 
 /// Begins to drop everything on all CPUs.
-pub fn broadcast_all() {
+pub(crate) fn broadcast_all() {
     invlpgb(OF_ONE_GUEST | GLOBAL_TOO, 0);
 }
 
 /// Waits for what this CPU began to drop.
-pub fn broadcast_sync() {
+pub(crate) fn broadcast_sync() {
     // SAFETY: it only waits; the caller asks only where the CPU has it.
     unsafe { asm!("tlbsync", options(nostack, preserves_flags)) };
 }

@@ -2,11 +2,11 @@
 
 /// The command line, looked up word by word.
 #[derive(Debug, Clone, Copy)]
-pub struct CommandLine<'a>(pub &'a str);
+pub(crate) struct CommandLine<'a>(pub &'a str);
 
 impl<'a> CommandLine<'a> {
     /// The value of the last word `key=value`.
-    pub fn value(self, key: &str) -> Option<&'a str> {
+    pub(crate) fn value(self, key: &str) -> Option<&'a str> {
         self.0.split_ascii_whitespace().rev().find_map(|word| {
             let (name, value) = word.split_once('=')?;
             (name == key).then_some(value)
@@ -14,7 +14,7 @@ impl<'a> CommandLine<'a> {
     }
 
     /// The value of `key` as a number; `None` where it is absent or not one.
-    pub fn number(self, key: &str) -> Option<u64> {
+    pub(crate) fn number(self, key: &str) -> Option<u64> {
         self.value(key)?.parse().ok()
     }
 }

@@ -34,7 +34,7 @@ static TRAP_STACKS: Shared<[[u8; TRAP_STACK]; TrapStack::ALL.len()]> =
 /// # Safety
 ///
 /// Called once, by the boot CPU, before anything that needs either.
-pub unsafe fn set_up() {
+pub(super) unsafe fn set_up() {
     let bottom = VirtAddr::from_ptr(TRAP_STACKS.0.get());
     let tops = TrapStack::ALL.map(|stack| bottom + TRAP_STACK as u64 * (stack as u64 + 1));
     // SAFETY: the area and the stacks are this CPU's alone, and static.
@@ -49,14 +49,14 @@ pub unsafe fn set_up() {
 
 /// Frames from the boot allocator, on a node where it has some.
 #[derive(Debug)]
-pub struct NodeFrames<'a, 'b> {
+pub(super) struct NodeFrames<'a, 'b> {
     boot: &'a mut BootAllocator<'b>,
     node: NodeId,
 }
 
 impl<'a, 'b> NodeFrames<'a, 'b> {
     /// Frames of `node`, from `boot`.
-    pub fn new(boot: &'a mut BootAllocator<'b>, node: NodeId) -> NodeFrames<'a, 'b> {
+    pub(super) fn new(boot: &'a mut BootAllocator<'b>, node: NodeId) -> NodeFrames<'a, 'b> {
         NodeFrames { boot, node }
     }
 }

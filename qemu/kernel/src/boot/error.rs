@@ -14,7 +14,7 @@ use crate::{log, record};
 
 /// Why the boot CPU stops.
 #[derive(Debug)]
-pub enum BootError {
+pub(super) enum BootError {
     /// The loader's words make no sense.
     StartInfo(StartInfoError),
     /// No memory for the first page tables.
@@ -68,7 +68,7 @@ impl fmt::Display for BootError {
 }
 
 /// Says why, and ends the run.
-pub fn fail(error: &BootError) -> ! {
+pub(super) fn fail(error: &BootError) -> ! {
     log!("cannot boot: {error}");
     record!(
         "{{\"t\":\"failure\",\"what\":{},\"where\":\"boot\"}}",

@@ -1,10 +1,10 @@
 //! From QEMU's `-kernel` to every CPU running: the PVH entry, what the loader tells, the
 //! kernel's own tables, the topology, an area and stacks for each CPU on its node.
 
-pub mod command_line;
+pub(crate) mod command_line;
 mod early;
 mod error;
-pub mod pvh;
+pub(crate) mod pvh;
 
 use core::arch::asm;
 use core::fmt;
@@ -34,7 +34,7 @@ use early::NodeFrames;
 use error::{BootError, fail};
 
 /// Every CPU's area, the boot CPU's first.
-pub type Areas = ArrayVec<&'static PerCpu, MAX_CPUS>;
+pub(crate) type Areas = ArrayVec<&'static PerCpu, MAX_CPUS>;
 
 /// What the boot CPU's two halves pass on: from the boot stack, which nobody uses again, to its
 /// own.
@@ -53,7 +53,7 @@ struct PreparedBoot {
 
 /// What boot leaves: the service works on this CPU, and the others can be started.
 #[derive(Debug)]
-pub struct Booted {
+pub(crate) struct Booted {
     /// The loader's words.
     pub start_info: StartInfo,
     /// Where other CPUs are started.
@@ -76,7 +76,7 @@ static MEMORY_MAP: spin::Mutex<MemoryMap> = spin::Mutex::new(MemoryMap::new());
 /// # Safety
 ///
 /// Called once, by the entry, with the start info's address.
-pub unsafe fn start(start_info: PhysAddr) -> ! {
+pub(crate) unsafe fn start(start_info: PhysAddr) -> ! {
     // SAFETY: the first thing this CPU does, and no other CPU runs.
     unsafe { early::set_up() };
     serial::init();

@@ -15,7 +15,7 @@ use crate::arch::paging::LEVEL_COUNT;
 const CR0: u64 = 0x8001_0033;
 /// CR4: PAE, and LA57 for five levels, which paging must be off for; the rest follows once the
 /// CPU's features are known.
-pub const CR4: u64 = 1 << 5 | (LEVEL_COUNT as u64 - 4) << 12;
+pub(crate) const CR4: u64 = 1 << 5 | (LEVEL_COUNT as u64 - 4) << 12;
 /// EFER: LME and NXE.
 const EFER: u64 = 1 << 8 | 1 << 11;
 /// Bytes of the stack that the boot CPU uses until it has one on its own node.

@@ -22,14 +22,14 @@ use crate::memory::service;
 use crate::per_cpu;
 use crate::per_cpu::PerCpu;
 use crate::smp::ipi;
-pub use preemption::Slice;
+pub(crate) use preemption::Slice;
 use queue::{Counted, Place};
-pub use sleep::sleep;
-pub use yielding::yield_now;
+pub(crate) use sleep::sleep;
+pub(crate) use yielding::yield_now;
 
 /// No memory for one more task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpawnError(pub CpuId);
+pub(crate) struct SpawnError(pub CpuId);
 
 impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,7 +43,7 @@ impl fmt::Display for SpawnError {
 /// # Errors
 ///
 /// [`SpawnError`] where the run queue cannot grow; `make` is dropped.
-pub fn spawn_on<M, F>(cpu: CpuId, make: M) -> Result<Task<F::Output>, SpawnError>
+pub(crate) fn spawn_on<M, F>(cpu: CpuId, make: M) -> Result<Task<F::Output>, SpawnError>
 where
     M: FnOnce() -> F + Send + 'static,
     F: Future<Output: Send + 'static> + 'static,
@@ -53,7 +53,7 @@ where
 
 /// Room for one more task on a CPU.
 #[derive(Debug)]
-pub struct Reserved {
+pub(crate) struct Reserved {
     cpu: CpuId,
     place: Place,
 }
@@ -63,14 +63,14 @@ pub struct Reserved {
 /// # Errors
 ///
 /// [`SpawnError`] where the run queue cannot grow.
-pub fn reserve(cpu: CpuId) -> Result<Reserved, SpawnError> {
+pub(crate) fn reserve(cpu: CpuId) -> Result<Reserved, SpawnError> {
     let place = queue::of(cpu).reserve().map_err(|_| SpawnError(cpu))?;
     Ok(Reserved { cpu, place })
 }
 
 impl Reserved {
     /// As [`spawn_on`], without an error.
-    pub fn spawn<M, F>(self, make: M) -> Task<F::Output>
+    pub(crate) fn spawn<M, F>(self, make: M) -> Task<F::Output>
     where
         M: FnOnce() -> F + Send + 'static,
         F: Future<Output: Send + 'static> + 'static,
@@ -92,7 +92,7 @@ impl Reserved {
 }
 
 /// How many more tasks `cpu` can have before its queue grows.
-pub fn room(cpu: CpuId) -> usize {
+pub(crate) fn room(cpu: CpuId) -> usize {
     queue::of(cpu).room()
 }
 
@@ -109,7 +109,7 @@ fn wake_cpu(cpu: CpuId) {
 }
 
 /// The executing CPU's loop, for good: run what is runnable, serve memory, zero some, halt.
-pub fn run() -> ! {
+pub(crate) fn run() -> ! {
     let area = per_cpu::current();
     if sleep::prepare().is_err() {
         log!("no memory for sleepers");

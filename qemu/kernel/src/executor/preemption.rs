@@ -21,7 +21,7 @@ fn others_are_runnable() -> bool {
 
 /// The time that a thread has had since it last let others run.
 #[derive(Debug)]
-pub struct Slice {
+pub(crate) struct Slice {
     start: Ticks,
     timed: Timed,
 }
@@ -38,12 +38,12 @@ enum Timed {
 
 impl Slice {
     /// A slice that begins now.
-    pub fn begin() -> Slice {
+    pub(crate) fn begin() -> Slice {
         Slice { start: clock::now(), timed: Timed::Nothing }
     }
 
     /// Others are runnable, and have waited long enough?
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         // In ticks: a thread asks after each system call, and a duration takes divisions.
         others_are_runnable()
             && clock::now().0.saturating_sub(self.start.0) >= SLICE_MS * clock::ticks_per_ms()
@@ -56,7 +56,7 @@ impl Slice {
     /// # Safety
     ///
     /// As for [`user::enter`], but for the interrupts, which it turns off and on.
-    pub unsafe fn enter(
+    pub(crate) unsafe fn enter(
         &mut self,
         state: &mut user::UserState,
         must_stop: impl FnOnce() -> bool,

@@ -20,7 +20,7 @@ const USUAL: usize = 16;
 /// A run queue. Handlers may wake tasks, so it is locked with interrupts off; whoever waits for
 /// it answers shootdowns meanwhile.
 #[derive(Debug)]
-pub struct RunQueue {
+pub(super) struct RunQueue {
     inner: SpinMutex<Inner, Polling>,
     /// How many tasks are queued: written with the lock held.
     queued: AtomicUsize,
@@ -36,7 +36,7 @@ struct Inner {
 static QUEUES: [RunQueue; MAX_CPUS] = [const { RunQueue::new() }; MAX_CPUS];
 
 /// The queue of `cpu`.
-pub fn of(cpu: CpuId) -> &'static RunQueue {
+pub(super) fn of(cpu: CpuId) -> &'static RunQueue {
     &QUEUES[cpu.index()]
 }
 
@@ -55,7 +55,7 @@ impl RunQueue {
     /// # Errors
     ///
     /// Out of memory; nothing has changed.
-    pub fn reserve(&'static self) -> Result<Place, TryReserveError> {
+    pub(super) fn reserve(&'static self) -> Result<Place, TryReserveError> {
         self.with(|mut inner| {
             let spare = (inner.tasks + 1).max(USUAL) - inner.runnable.len();
             inner.runnable.try_reserve(spare)?;
@@ -65,12 +65,12 @@ impl RunQueue {
     }
 
     /// For how many more tasks there is room without growing.
-    pub fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         self.with(|inner| inner.runnable.capacity().saturating_sub(inner.tasks))
     }
 
     /// Adds a task to the end.
-    pub fn push(&self, runnable: Runnable) {
+    pub(super) fn push(&self, runnable: Runnable) {
         self.with(|mut inner| {
             inner.runnable.push_back(runnable);
             self.queued.store(inner.runnable.len(), Ordering::Relaxed);
@@ -78,7 +78,7 @@ impl RunQueue {
     }
 
     /// Takes the first task.
-    pub fn pop(&self) -> Option<Runnable> {
+    pub(super) fn pop(&self) -> Option<Runnable> {
         self.with(|mut inner| {
             let first = inner.runnable.pop_front();
             self.queued.store(inner.runnable.len(), Ordering::Relaxed);
@@ -87,7 +87,7 @@ impl RunQueue {
     }
 
     /// Is nothing runnable? Takes no lock: a CPU asks on each way to user mode.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         // Relaxed: a CPU that must not miss a task has a full barrier before, which pairs with the one in
         // `wake_cpu`, after the task was queued.
         self.queued.load(Ordering::Relaxed) == 0
@@ -96,7 +96,7 @@ impl RunQueue {
 
 /// Room in a queue, given back on drop.
 #[derive(Debug)]
-pub struct Place(&'static RunQueue);
+pub(super) struct Place(&'static RunQueue);
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -106,14 +106,14 @@ impl Drop for Place {
 
 /// A future that holds its place in the queue for as long as it can be queued.
 #[derive(Debug)]
-pub struct Counted<F> {
+pub(super) struct Counted<F> {
     future: F,
     _place: Place,
 }
 
 impl<F> Counted<F> {
     /// `future` in `place`.
-    pub fn new(future: F, place: Place) -> Counted<F> {
+    pub(super) fn new(future: F, place: Place) -> Counted<F> {
         Counted { future, _place: place }
     }
 }

@@ -30,13 +30,13 @@ static SLEEPERS: [SpinMutex<Vec<Sleeper>, Polling>; MAX_CPUS] =
     [const { SpinMutex::new(Vec::new()) }; MAX_CPUS];
 
 /// Ready after `time`, or at once where there is no memory to note the sleeper.
-pub fn sleep(time: Duration) -> Sleep {
+pub(crate) fn sleep(time: Duration) -> Sleep {
     Sleep { start: clock::now(), time, noted: None }
 }
 
 /// [`sleep`]'s future. Dropped early, it leaves no sleeper: a waker keeps its task's memory.
 #[derive(Debug)]
-pub struct Sleep {
+pub(crate) struct Sleep {
     start: Ticks,
     time: Duration,
     noted: Option<Noted>,
@@ -96,18 +96,18 @@ impl Drop for Sleep {
 /// # Errors
 ///
 /// Out of memory.
-pub fn prepare() -> Result<(), TryReserveError> {
+pub(super) fn prepare() -> Result<(), TryReserveError> {
     SLEEPERS[per_cpu::current().cpu.index()].lock().try_reserve(USUAL)
 }
 
 /// How long until the executing CPU's next sleeper is due; `None` where nobody sleeps.
-pub fn next_due() -> Option<Duration> {
+pub(super) fn next_due() -> Option<Duration> {
     let sleepers = SLEEPERS[per_cpu::current().cpu.index()].lock();
     sleepers.iter().map(|sleeper| sleeper.time.saturating_sub(clock::elapsed(sleeper.start))).min()
 }
 
 /// Wakes the executing CPU's sleepers whose time has come.
-pub fn wake_due() {
+pub(super) fn wake_due() {
     let sleepers = &SLEEPERS[per_cpu::current().cpu.index()];
     loop {
         let due = {

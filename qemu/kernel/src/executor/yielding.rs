@@ -4,13 +4,13 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 
 /// Ready at the next poll: the CPU's other runnable tasks come first.
-pub fn yield_now() -> YieldNow {
+pub(crate) fn yield_now() -> YieldNow {
     YieldNow { yielded: false }
 }
 
 /// [`yield_now`]'s future.
 #[derive(Debug)]
-pub struct YieldNow {
+pub(crate) struct YieldNow {
     yielded: bool,
 }
 

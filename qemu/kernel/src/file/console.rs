@@ -15,7 +15,7 @@ const MOST_KEPT: usize = 64 * 1024;
 
 /// What a line of output that begins as a record does is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Records {
+pub(crate) enum Records {
     /// A line like others.
     Logged,
     /// A record for the runner.
@@ -23,7 +23,7 @@ pub enum Records {
 }
 
 /// One program's output.
-pub struct Console {
+pub(crate) struct Console {
     name: &'static str,
     records: Records,
     written: SpinMutex<Written, Polling>,
@@ -39,13 +39,13 @@ struct Written {
 
 impl Console {
     /// An empty console of the program `name`.
-    pub const fn new(name: &'static str, records: Records) -> Console {
+    pub(crate) const fn new(name: &'static str, records: Records) -> Console {
         let written = Written { bytes: Vec::new(), line_start: 0, is_cut: false };
         Console { name, records, written: SpinMutex::new(written) }
     }
 
     /// Adds `bytes`, as many as fit; the rest is lost.
-    pub fn write(&self, bytes: &[u8]) {
+    pub(crate) fn write(&self, bytes: &[u8]) {
         let mut written = self.written.lock();
         let fit = bytes.len().min(MOST_KEPT - written.bytes.len());
         if fit < bytes.len() || written.bytes.try_reserve(fit).is_err() {
@@ -66,7 +66,7 @@ impl Console {
     }
 
     /// Tells whether exactly `bytes` were written.
-    pub fn holds(&self, bytes: &[u8]) -> bool {
+    pub(crate) fn holds(&self, bytes: &[u8]) -> bool {
         let written = self.written.lock();
         !written.is_cut && written.bytes == bytes
     }

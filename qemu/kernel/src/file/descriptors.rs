@@ -11,11 +11,11 @@ use crate::syscall::Errno;
 /// Files that a process may have open.
 const MOST: usize = 256;
 /// The least descriptor where any will do.
-pub const LEAST_FREE: u32 = 0;
+pub(crate) const LEAST_FREE: u32 = 0;
 
 /// What becomes of a descriptor when another program takes the place of the process's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnExec {
+pub(crate) enum OnExec {
     /// It stays.
     Keep,
     /// It is closed.
@@ -30,7 +30,7 @@ struct Entry {
 
 /// The table.
 #[derive(Debug)]
-pub struct Descriptors(Vec<Option<Entry>>);
+pub(crate) struct Descriptors(Vec<Option<Entry>>);
 
 impl Descriptors {
     /// Standard input, output and error, all of them `console`.
@@ -38,7 +38,7 @@ impl Descriptors {
     /// # Errors
     ///
     /// [`OutOfMemory`].
-    pub fn standard(console: &Shared<Console>) -> Result<Descriptors, OutOfMemory> {
+    pub(crate) fn standard(console: &Shared<Console>) -> Result<Descriptors, OutOfMemory> {
         let file = Shared::new(OpenFile::new(Content::Console(console.clone()), Mode::ReadWrite))?;
         let entry = Entry { file, on_exec: OnExec::Keep };
         let mut files = Vec::new();
@@ -52,7 +52,7 @@ impl Descriptors {
     /// # Errors
     ///
     /// [`OutOfMemory`].
-    pub fn try_clone(&self) -> Result<Descriptors, OutOfMemory> {
+    pub(crate) fn try_clone(&self) -> Result<Descriptors, OutOfMemory> {
         let mut files = Vec::new();
         files.try_reserve_exact(self.0.len()).map_err(|_| OutOfMemory)?;
         files.extend(self.0.iter().cloned());
@@ -68,7 +68,7 @@ impl Descriptors {
     /// # Errors
     ///
     /// [`Errno::BAD_FILE`].
-    pub fn get(&self, descriptor: u32) -> Result<Shared<OpenFile>, Errno> {
+    pub(crate) fn get(&self, descriptor: u32) -> Result<Shared<OpenFile>, Errno> {
         Ok(self.entry(descriptor)?.file.clone())
     }
 
@@ -77,7 +77,7 @@ impl Descriptors {
     /// # Errors
     ///
     /// [`Errno::TOO_MANY_FILES`], [`Errno::NO_MEMORY`].
-    pub fn add(&mut self, file: Shared<OpenFile>, least: u32, on_exec: OnExec) -> Result<u32, Errno> {
+    pub(crate) fn add(&mut self, file: Shared<OpenFile>, least: u32, on_exec: OnExec) -> Result<u32, Errno> {
         let least = least as usize;
         let free = (least..MOST).find(|&number| self.0.get(number).is_none_or(Option::is_none));
         let number = free.ok_or(Errno::TOO_MANY_FILES)?;
@@ -91,7 +91,7 @@ impl Descriptors {
     /// # Errors
     ///
     /// [`Errno::BAD_FILE`] if there can be no such descriptor, [`Errno::NO_MEMORY`].
-    pub fn set(
+    pub(crate) fn set(
         &mut self,
         number: u32,
         file: Shared<OpenFile>,
@@ -117,7 +117,7 @@ impl Descriptors {
     /// # Errors
     ///
     /// [`Errno::BAD_FILE`].
-    pub fn set_on_exec(&mut self, descriptor: u32, on_exec: OnExec) -> Result<(), Errno> {
+    pub(crate) fn set_on_exec(&mut self, descriptor: u32, on_exec: OnExec) -> Result<(), Errno> {
         let entry = self.0.get_mut(descriptor as usize).and_then(Option::as_mut).ok_or(Errno::BAD_FILE)?;
         entry.on_exec = on_exec;
         Ok(())
@@ -128,7 +128,7 @@ impl Descriptors {
     /// # Errors
     ///
     /// [`Errno::BAD_FILE`].
-    pub fn on_exec(&self, descriptor: u32) -> Result<OnExec, Errno> {
+    pub(crate) fn on_exec(&self, descriptor: u32) -> Result<OnExec, Errno> {
         Ok(self.entry(descriptor)?.on_exec)
     }
 
@@ -137,14 +137,14 @@ impl Descriptors {
     /// # Errors
     ///
     /// [`Errno::BAD_FILE`].
-    pub fn close(&mut self, descriptor: u32) -> Result<Shared<OpenFile>, Errno> {
+    pub(crate) fn close(&mut self, descriptor: u32) -> Result<Shared<OpenFile>, Errno> {
         let entry = self.0.get_mut(descriptor as usize).and_then(Option::take);
         entry.map(|entry| entry.file).ok_or(Errno::BAD_FILE)
     }
 
     /// Closes what another program does not get, one by one: returns a file, to be dropped without the table's
     /// lock, until there is none.
-    pub fn close_for_exec(&mut self) -> Option<Shared<OpenFile>> {
+    pub(crate) fn close_for_exec(&mut self) -> Option<Shared<OpenFile>> {
         let closes =
             |entry: &Option<Entry>| entry.as_ref().is_some_and(|entry| entry.on_exec == OnExec::Close);
         let entry = self.0.iter_mut().find(|entry| closes(entry))?;
@@ -152,7 +152,7 @@ impl Descriptors {
     }
 
     /// Closes all. Returns what was open, to be dropped without the table's lock.
-    pub fn close_all(&mut self) -> Descriptors {
+    pub(crate) fn close_all(&mut self) -> Descriptors {
         Descriptors(core::mem::take(&mut self.0))
     }
 }

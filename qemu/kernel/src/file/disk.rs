@@ -37,7 +37,7 @@ static OPENED: SpinMutex<Vec<(u64, MemoryObject<Kernel>)>, Polling> = SpinMutex:
 /// # Errors
 ///
 /// [`SpawnError`].
-pub fn set_ram_disk(bytes: &'static [u8], cpu: CpuId) -> Result<(), SpawnError> {
+pub(crate) fn set_ram_disk(bytes: &'static [u8], cpu: CpuId) -> Result<(), SpawnError> {
     DISK.call_once(|| bytes);
     spawn_on(cpu, || async {
         // Without memory for it faults wait for good.
@@ -49,7 +49,7 @@ pub fn set_ram_disk(bytes: &'static [u8], cpu: CpuId) -> Result<(), SpawnError> 
 }
 
 /// Returns the disk's file at `path`.
-pub fn find(path: &[u8]) -> Option<File<'static>> {
+pub(crate) fn find(path: &[u8]) -> Option<File<'static>> {
     Archive::new(DISK.get()?).find(path)
 }
 
@@ -58,7 +58,7 @@ pub fn find(path: &[u8]) -> Option<File<'static>> {
 /// # Errors
 ///
 /// [`Errno::NO_ENTRY`], [`Errno::NO_MEMORY`].
-pub fn open_disk_file(path: &[u8]) -> Result<MemoryObject<Kernel>, Errno> {
+pub(crate) fn open_disk_file(path: &[u8]) -> Result<MemoryObject<Kernel>, Errno> {
     let disk = DISK.get().ok_or(Errno::NO_ENTRY)?;
     let content = find(path).ok_or(Errno::NO_ENTRY)?.content;
     // A file is known by where it begins.
@@ -75,7 +75,7 @@ pub fn open_disk_file(path: &[u8]) -> Result<MemoryObject<Kernel>, Errno> {
 }
 
 /// Lets the pages of files go that nobody has open or mapped.
-pub fn forget_disk_files() {
+pub(crate) fn forget_disk_files() {
     let opened = core::mem::take(&mut *OPENED.lock());
     // Not under the lock: most of them go.
     drop(opened);

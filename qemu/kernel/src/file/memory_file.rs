@@ -14,7 +14,7 @@ use crate::syscall::Errno;
 const MOST: u64 = 1 << 30;
 
 /// A file that lives as long as it is open, mapped, or has a name.
-pub struct MemoryFile {
+pub(crate) struct MemoryFile {
     object: MemoryObject<Kernel>,
     /// Held while the size changes, so that no write makes the file shorter.
     resizing: SpinMutex<(), Polling>,
@@ -26,13 +26,13 @@ impl MemoryFile {
     /// # Errors
     ///
     /// [`Errno::NO_MEMORY`].
-    pub fn new() -> Result<MemoryFile, Errno> {
+    pub(crate) fn new() -> Result<MemoryFile, Errno> {
         let object = MemoryObject::anonymous(&SERVICE, &pin(), 0).map_err(|_| Errno::NO_MEMORY)?;
         Ok(MemoryFile { object, resizing: SpinMutex::new(()) })
     }
 
     /// Returns what mappings show.
-    pub fn object(&self) -> &MemoryObject<Kernel> {
+    pub(crate) fn object(&self) -> &MemoryObject<Kernel> {
         &self.object
     }
 
@@ -41,7 +41,7 @@ impl MemoryFile {
     /// # Errors
     ///
     /// [`Errno::FILE_TOO_BIG`], [`Errno::NO_MEMORY`]; nothing has changed.
-    pub fn resize(&self, size: u64) -> Result<(), Errno> {
+    pub(crate) fn resize(&self, size: u64) -> Result<(), Errno> {
         if size > MOST {
             return Err(Errno::FILE_TOO_BIG);
         }
@@ -56,7 +56,7 @@ impl MemoryFile {
     /// # Errors
     ///
     /// As for [`MemoryFile::resize`]; a part may be written.
-    pub async fn write(&self, offset: u64, from: &[u8]) -> Result<(), Errno> {
+    pub(crate) async fn write(&self, offset: u64, from: &[u8]) -> Result<(), Errno> {
         let end = offset.checked_add(from.len() as u64).filter(|&end| end <= MOST);
         self.lengthen(end.ok_or(Errno::FILE_TOO_BIG)?)?;
         let mut done = 0;

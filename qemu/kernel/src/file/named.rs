@@ -25,7 +25,7 @@ static FILES: SpinMutex<Vec<Named>, Polling> = SpinMutex::new(Vec::new());
 
 /// What opening does about a file that is not there, or is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Creation {
+pub(crate) enum Creation {
     /// The file must be there.
     Never,
     /// The file is made if it is not there (`O_CREAT`).
@@ -40,7 +40,7 @@ pub enum Creation {
 /// # Errors
 ///
 /// [`Errno::NO_ENTRY`], [`Errno::EXISTS`], [`Errno::NO_MEMORY`].
-pub fn open_named(path: &[u8], creation: Creation) -> Result<Option<Shared<MemoryFile>>, Errno> {
+pub(crate) fn open_named(path: &[u8], creation: Creation) -> Result<Option<Shared<MemoryFile>>, Errno> {
     if path.strip_prefix(FOLDER).is_none_or(|name| name.is_empty() || name.contains(&b'/')) {
         return Ok(None);
     }
@@ -66,7 +66,7 @@ pub fn open_named(path: &[u8], creation: Creation) -> Result<Option<Shared<Memor
 /// # Errors
 ///
 /// [`Errno::NO_ENTRY`].
-pub fn remove_named(path: &[u8]) -> Result<(), Errno> {
+pub(crate) fn remove_named(path: &[u8]) -> Result<(), Errno> {
     let mut files = FILES.lock();
     let at = files.iter().position(|named| *named.path == *path).ok_or(Errno::NO_ENTRY)?;
     let removed = files.swap_remove(at);

@@ -17,7 +17,7 @@ use crate::syscall::Errno;
 
 /// What a file leads to.
 #[derive(Debug)]
-pub enum Content {
+pub(crate) enum Content {
     /// A program's output; there is no input.
     Console(Shared<Console>),
     /// A file of the RAM disk.
@@ -38,7 +38,7 @@ pub enum Content {
 
 /// What can be done with a file without waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     /// It can be read.
     pub reads: bool,
     /// It can be written.
@@ -49,7 +49,7 @@ pub struct Readiness {
 
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// To be read.
     Read,
     /// To be written.
@@ -60,19 +60,19 @@ pub enum Mode {
 
 impl Mode {
     /// Tells whether the file may be read.
-    pub fn reads(self) -> bool {
+    pub(crate) fn reads(self) -> bool {
         self != Mode::Write
     }
 
     /// Tells whether the file may be written.
-    pub fn writes(self) -> bool {
+    pub(crate) fn writes(self) -> bool {
         self != Mode::Read
     }
 }
 
 /// Where an offset counts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whence {
+pub(crate) enum Whence {
     /// The start.
     Start,
     /// Where the next access is.
@@ -83,7 +83,7 @@ pub enum Whence {
 
 /// An open file; duplicates of a descriptor share it.
 #[derive(Debug)]
-pub struct OpenFile {
+pub(crate) struct OpenFile {
     /// What is in it.
     pub content: Content,
     /// What it was opened for.
@@ -95,28 +95,28 @@ pub struct OpenFile {
 
 impl OpenFile {
     /// A file open at its start.
-    pub const fn new(content: Content, mode: Mode) -> OpenFile {
+    pub(crate) const fn new(content: Content, mode: Mode) -> OpenFile {
         OpenFile { content, mode, offset: SpinMutex::new(0), is_impatient: AtomicBool::new(false) }
     }
 
     /// Says whether what would have to wait for another program waits.
-    pub fn set_blocking(&self, blocking: Blocking) {
+    pub(crate) fn set_blocking(&self, blocking: Blocking) {
         // Relaxed here and below: nothing else depends on it.
         self.is_impatient.store(blocking == Blocking::Fail, Ordering::Relaxed);
     }
 
     /// Returns whether what would have to wait for another program waits.
-    pub fn blocking(&self) -> Blocking {
+    pub(crate) fn blocking(&self) -> Blocking {
         if self.is_impatient.load(Ordering::Relaxed) { Blocking::Fail } else { Blocking::Wait }
     }
 
     /// Tells whether a program may have to wait for another one here.
-    pub fn is_pipe(&self) -> bool {
+    pub(crate) fn is_pipe(&self) -> bool {
         matches!(self.content, Content::PipeReader(_) | Content::PipeWriter(_))
     }
 
     /// Returns what can be done with it without waiting.
-    pub fn readiness(&self) -> Readiness {
+    pub(crate) fn readiness(&self) -> Readiness {
         match &self.content {
             Content::PipeReader(end) => {
                 let (reads, hung_up) = end.look();
@@ -131,7 +131,7 @@ impl OpenFile {
     }
 
     /// Returns what mappings show; `None` for what cannot be mapped.
-    pub fn object(&self) -> Option<&MemoryObject<Kernel>> {
+    pub(crate) fn object(&self) -> Option<&MemoryObject<Kernel>> {
         match &self.content {
             Content::Console(_)
             | Content::Folder
@@ -145,7 +145,7 @@ impl OpenFile {
     }
 
     /// Returns how many bytes it has; `None` for what has no such number.
-    pub fn size(&self) -> Option<u64> {
+    pub(crate) fn size(&self) -> Option<u64> {
         match &self.content {
             Content::Text(text) => Some(text.len() as u64),
             _ => self.object().map(MemoryObject::size),
@@ -169,7 +169,7 @@ impl OpenFile {
     /// [`Errno::SEEK`] for an offset in what has none, [`Errno::BAD_FILE`] if it is not open to be read,
     /// [`Errno::FOLDER`],
     /// [`Errno::AGAIN`] if it would have to wait and must not, [`Errno::NO_MEMORY`], [`Errno::INPUT_OUTPUT`].
-    pub async fn read(&self, offset: Option<u64>, to: &mut [u8]) -> Result<usize, Errno> {
+    pub(crate) async fn read(&self, offset: Option<u64>, to: &mut [u8]) -> Result<usize, Errno> {
         if !self.mode.reads() {
             return Err(Errno::BAD_FILE);
         }
@@ -209,7 +209,7 @@ impl OpenFile {
     ///
     /// [`Errno::SEEK`], [`Errno::BAD_FILE`] if it is not open to be written, and as [`MemoryFile::write`] and
     /// [`PipeWriter::write`].
-    pub async fn write(&self, offset: Option<u64>, from: &[u8]) -> Result<(), Errno> {
+    pub(crate) async fn write(&self, offset: Option<u64>, from: &[u8]) -> Result<(), Errno> {
         if !self.mode.writes() {
             return Err(Errno::BAD_FILE);
         }
@@ -236,7 +236,7 @@ impl OpenFile {
     /// # Errors
     ///
     /// [`Errno::SEEK`], [`Errno::INVALID`].
-    pub fn seek(&self, by: i64, whence: Whence) -> Result<u64, Errno> {
+    pub(crate) fn seek(&self, by: i64, whence: Whence) -> Result<u64, Errno> {
         let size = self.size().ok_or(Errno::SEEK)?;
         let mut offset = self.offset.lock();
         let base = match whence {

@@ -29,7 +29,7 @@ struct State {
 
 /// Whether something that cannot be done now is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blocking {
+pub(crate) enum Blocking {
     /// Until it can be done.
     Wait,
     /// It fails at once.
@@ -37,24 +37,24 @@ pub enum Blocking {
 }
 
 /// The end that reads.
-pub struct PipeReader(Shared<Pipe>);
+pub(crate) struct PipeReader(Shared<Pipe>);
 
 /// The end that writes.
-pub struct PipeWriter(Shared<Pipe>);
+pub(crate) struct PipeWriter(Shared<Pipe>);
 
 /// Makes a pipe.
 ///
 /// # Errors
 ///
 /// [`OutOfMemory`].
-pub fn pipe() -> Result<(PipeReader, PipeWriter), OutOfMemory> {
+pub(crate) fn pipe() -> Result<(PipeReader, PipeWriter), OutOfMemory> {
     let state = State { bytes: VecDeque::new(), has_reader: true, has_writer: true };
     let pipe = Shared::new(Pipe { state: SpinMutex::new(state) })?;
     Ok((PipeReader(pipe.clone()), PipeWriter(pipe)))
 }
 
 /// Returns what tells that a pipe has changed.
-pub fn pipes_changed() -> &'static Event {
+pub(crate) fn pipes_changed() -> &'static Event {
     &CHANGED
 }
 
@@ -64,7 +64,7 @@ impl PipeReader {
     /// # Errors
     ///
     /// [`Errno::AGAIN`] if it would have to wait.
-    pub async fn read(&self, to: &mut [u8], blocking: Blocking) -> Result<usize, Errno> {
+    pub(crate) async fn read(&self, to: &mut [u8], blocking: Blocking) -> Result<usize, Errno> {
         let mut read = || {
             let mut state = self.0.state.lock();
             let count = to.len().min(state.bytes.len());
@@ -82,7 +82,7 @@ impl PipeReader {
     }
 
     /// Tells whether there are bytes, and whether nobody writes any more.
-    pub fn look(&self) -> (bool, bool) {
+    pub(crate) fn look(&self) -> (bool, bool) {
         let state = self.0.state.lock();
         (!state.bytes.is_empty(), !state.has_writer)
     }
@@ -95,7 +95,7 @@ impl PipeWriter {
     ///
     /// [`Errno::PIPE`] if nobody reads any more, [`Errno::AGAIN`] if it would have to wait,
     /// [`Errno::NO_MEMORY`].
-    pub async fn write(&self, from: &[u8], blocking: Blocking) -> Result<(), Errno> {
+    pub(crate) async fn write(&self, from: &[u8], blocking: Blocking) -> Result<(), Errno> {
         let write = || {
             let mut state = self.0.state.lock();
             if !state.has_reader {
@@ -119,7 +119,7 @@ impl PipeWriter {
     }
 
     /// Tells whether there is room for a page, and whether nobody reads any more.
-    pub fn look(&self) -> (bool, bool) {
+    pub(crate) fn look(&self) -> (bool, bool) {
         let state = self.0.state.lock();
         (CAPACITY - state.bytes.len() >= 4096, !state.has_reader)
     }

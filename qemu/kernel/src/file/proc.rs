@@ -11,14 +11,14 @@ use crate::process::{Process, Task};
 use crate::syscall::Errno;
 
 /// The program of the asking process, as a link leads there.
-pub const OWN_PROGRAM: &[u8] = b"/proc/self/exe";
+pub(crate) const OWN_PROGRAM: &[u8] = b"/proc/self/exe";
 
 /// Returns the content of the file at `path` for the process of `task`; `None` if there is no such file.
 ///
 /// # Errors
 ///
 /// [`Errno::NO_MEMORY`].
-pub fn content(task: &Task, path: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+pub(crate) fn content(task: &Task, path: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
     let mut text = Text(Vec::new());
     let space = task.memory().space();
     let pin = pin();

@@ -10,9 +10,9 @@ use super::unit::Unit;
 use crate::memory::platform::pin;
 
 /// Unmaps of a burst.
-pub const BURST: u64 = 16;
+pub(super) const BURST: u64 = 16;
 
-pub fn measure(unit: Unit, n: Repetitions) -> Result<(), MeasureError> {
+pub(super) fn measure(unit: Unit, n: Repetitions) -> Result<(), MeasureError> {
     let measured = Measured::new()?;
     measured.activate();
     let result = protect(&measured, unit, n.changes)

@@ -15,12 +15,12 @@ use topomem_boot::{Destination, Message};
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
 
 /// The bare interrupt's handler.
-pub fn on_interrupt() {
+pub(crate) fn on_interrupt() {
     ANSWERED.fetch_add(1, Ordering::Release);
 }
 
 /// Interrupts all other CPUs with one message, and waits until each has counted it.
-pub fn measure(case: &str, unit: Unit, repetitions: usize) -> Result<(), MeasureError> {
+pub(super) fn measure(case: &str, unit: Unit, repetitions: usize) -> Result<(), MeasureError> {
     let others = ipi::running().len() as u64 - 1;
     let mut samples = Samples::of(repetitions)?;
     for _ in 0..repetitions {

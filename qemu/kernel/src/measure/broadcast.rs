@@ -13,7 +13,7 @@ use super::unit::Unit;
 use crate::memory::platform::pin;
 use crate::memory::service::SERVICE;
 
-pub async fn measure(unit: Unit, n: Repetitions) -> Result<(), MeasureError> {
+pub(super) async fn measure(unit: Unit, n: Repetitions) -> Result<(), MeasureError> {
     let measured = Measured::new()?;
     measured.activate();
     let helpers = Helpers::start(&measured, Role::Halt).await?;

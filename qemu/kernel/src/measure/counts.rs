@@ -11,7 +11,7 @@ use crate::smp::ipi;
 
 /// What all CPUs have counted.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
+pub(super) struct Counts {
     interrupts: u64,
     writes: u64,
     full: u64,
@@ -21,7 +21,7 @@ pub struct Counts {
 
 impl Counts {
     /// So far.
-    pub fn now() -> Counts {
+    pub(super) fn now() -> Counts {
         let mut counts = Counts::default();
         for cpu in ipi::running().iter() {
             let Stats { ipis_sent, full_flushes, partial_flushes, elided_pending, elided_lazy, .. } =
@@ -38,7 +38,7 @@ impl Counts {
     }
 
     /// Adds what happened from `before` to `after`.
-    pub fn add(&mut self, before: &Counts, after: &Counts) {
+    pub(super) fn add(&mut self, before: &Counts, after: &Counts) {
         self.interrupts += after.interrupts - before.interrupts;
         self.writes += after.writes - before.writes;
         self.full += after.full - before.full;
@@ -47,7 +47,7 @@ impl Counts {
     }
 
     /// Reports them for each of `operations`, whatever a figure stands for.
-    pub fn report(&self, case: &str, operations: u64) {
+    pub(super) fn report(&self, case: &str, operations: u64) {
         for (unit, count) in [
             ("IPIs", self.interrupts),
             ("ICR writes", self.writes),

@@ -12,7 +12,7 @@ use crate::memory::platform::Kernel;
 const LIVE: u64 = 64;
 const REPETITIONS: usize = 500;
 
-pub fn measure(unit: Unit) -> Result<(), MeasureError> {
+pub(super) fn measure(unit: Unit) -> Result<(), MeasureError> {
     let measured = Measured::new()?;
     measured.activate();
     measured.map(pages(512, LIVE))?;

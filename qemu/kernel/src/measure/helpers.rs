@@ -29,7 +29,7 @@ use topomem_boot::{Destination, Message};
 
 /// What a helper does.
 #[derive(Debug, Clone, Copy)]
-pub enum Role {
+pub(super) enum Role {
     /// Reads pages when told to, and spins in the space.
     Follow,
     /// Halts without saying so: it is a busy member of the space that costs no instructions.
@@ -46,7 +46,7 @@ struct Shared {
 }
 
 /// Helpers on all other CPUs, until they are stopped.
-pub struct Helpers {
+pub(super) struct Helpers {
     shared: Arc<Shared>,
     role: Role,
     tasks: Vec<Task<()>>,
@@ -58,7 +58,7 @@ impl Helpers {
     /// # Errors
     ///
     /// No memory for the tasks.
-    pub async fn start(measured: &Measured, role: Role) -> Result<Helpers, MeasureError> {
+    pub(super) async fn start(measured: &Measured, role: Role) -> Result<Helpers, MeasureError> {
         let shared =
             Shared { orders: Orders::new(), ready: AtomicUsize::new(0), stop: AtomicBool::new(false) };
         let shared = Arc::new(shared);
@@ -76,7 +76,7 @@ impl Helpers {
     }
 
     /// Has each helper that follows read the first `count` pages, and returns when all have.
-    pub fn read(&self, count: u64) {
+    pub(super) fn read(&self, count: u64) {
         self.shared.orders.read(count, self.tasks.len());
     }
 
@@ -85,7 +85,7 @@ impl Helpers {
     /// # Errors
     ///
     /// No memory for the tasks.
-    pub async fn stop(self) -> Result<(), MeasureError> {
+    pub(super) async fn stop(self) -> Result<(), MeasureError> {
         self.shared.stop.store(true, Ordering::Release);
         match self.role {
             Role::Follow => self.shared.orders.end(),
@@ -103,7 +103,7 @@ impl Helpers {
 /// # Errors
 ///
 /// No memory for the tasks.
-pub async fn idle_after_reading(measured: &Measured, count: u64) -> Result<(), MeasureError> {
+pub(super) async fn idle_after_reading(measured: &Measured, count: u64) -> Result<(), MeasureError> {
     for cpu in others().iter() {
         let measured = measured.clone();
         let visit = move || async move {
@@ -122,7 +122,7 @@ pub async fn idle_after_reading(measured: &Measured, count: u64) -> Result<(), M
 /// # Errors
 ///
 /// No memory for the tasks.
-pub async fn all_leave() -> Result<(), MeasureError> {
+pub(super) async fn all_leave() -> Result<(), MeasureError> {
     for cpu in others().iter() {
         spawn_on(cpu, || async { leave() })?.await;
     }

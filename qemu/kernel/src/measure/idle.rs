@@ -36,7 +36,7 @@ impl Others {
     }
 }
 
-pub async fn measure(unit: Unit, rounds: usize) -> Result<(), MeasureError> {
+pub(super) async fn measure(unit: Unit, rounds: usize) -> Result<(), MeasureError> {
     if rounds == 0 {
         return Ok(());
     }

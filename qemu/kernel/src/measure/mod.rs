@@ -18,7 +18,7 @@ mod space;
 mod spinning;
 mod unit;
 
-pub use bare::on_interrupt;
+pub(crate) use bare::on_interrupt;
 
 use core::fmt;
 
@@ -89,7 +89,7 @@ impl From<OutOfMemory> for MeasureError {
 }
 
 /// Measures the shootdown suite.
-pub async fn shootdown(words: CommandLine<'_>) -> Outcome {
+pub(crate) async fn shootdown(words: CommandLine<'_>) -> Outcome {
     match measure(words).await {
         Ok(()) => Outcome::Success,
         Err(error) => {

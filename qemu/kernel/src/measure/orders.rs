@@ -9,7 +9,7 @@ use crate::per_cpu;
 
 /// One order at a time, from one CPU to all others.
 #[derive(Debug)]
-pub struct Orders {
+pub(super) struct Orders {
     /// Goes up with each order: the Release store publishes the count, and followers load it with
     /// Acquire.
     number: AtomicU64,
@@ -24,12 +24,12 @@ const END: u64 = u64::MAX;
 
 impl Orders {
     /// Nothing ordered.
-    pub const fn new() -> Orders {
+    pub(super) const fn new() -> Orders {
         Orders { number: AtomicU64::new(0), count: AtomicU64::new(0), done: AtomicUsize::new(0) }
     }
 
     /// Has each of `followers` CPUs read the first `count` pages, and returns when all have.
-    pub fn read(&self, count: u64, followers: usize) {
+    pub(super) fn read(&self, count: u64, followers: usize) {
         self.order(count);
         while self.done.load(Ordering::Acquire) < followers {
             per_cpu::relax();
@@ -37,7 +37,7 @@ impl Orders {
     }
 
     /// Has all followers return.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         self.order(END);
     }
 
@@ -51,7 +51,7 @@ impl Orders {
 
     /// Carries out orders until the end. Spins between them, without PAUSE: for each the emulator
     /// takes the lock under which it also sends interrupts.
-    pub fn follow(&self) {
+    pub(super) fn follow(&self) {
         let mut carried_out = 0;
         loop {
             let number = self.number.load(Ordering::Acquire);

@@ -7,7 +7,7 @@ use super::MeasureError;
 
 /// Samples of each kind of case; none where it is not to be measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Repetitions {
+pub(super) struct Repetitions {
     /// Single changes.
     pub changes: usize,
     /// Bursts that are waited for once.
@@ -27,7 +27,7 @@ impl Repetitions {
     /// # Errors
     ///
     /// The word that is missing.
-    pub fn of(words: CommandLine<'_>) -> Result<Repetitions, MeasureError> {
+    pub(super) fn of(words: CommandLine<'_>) -> Result<Repetitions, MeasureError> {
         let number = |key| {
             let number = words.number(key).ok_or(MeasureError::NotAsked(key))?;
             Ok::<_, MeasureError>(number as usize)
@@ -42,6 +42,6 @@ impl Repetitions {
 }
 
 /// How many samples are counted where `timed` are timed.
-pub const fn counted(timed: usize) -> usize {
+pub(super) const fn counted(timed: usize) -> usize {
     timed.div_ceil(TIMED_PER_COUNTED)
 }

@@ -13,10 +13,10 @@ use crate::smp::ipi;
 
 /// No room for the samples.
 #[derive(Debug, Clone, Copy)]
-pub struct OutOfMemory;
+pub(super) struct OutOfMemory;
 
 /// Ticks by repetition.
-pub struct Samples {
+pub(super) struct Samples {
     ticks: Vec<u64>,
 }
 
@@ -26,7 +26,7 @@ impl Samples {
     /// # Errors
     ///
     /// [`OutOfMemory`].
-    pub fn of(repetitions: usize) -> Result<Samples, OutOfMemory> {
+    pub(super) fn of(repetitions: usize) -> Result<Samples, OutOfMemory> {
         let mut ticks = Vec::new();
         ticks.try_reserve_exact(repetitions).map_err(|_| OutOfMemory)?;
         Ok(Samples { ticks })
@@ -34,7 +34,7 @@ impl Samples {
 
     /// Times one repetition.
     #[inline(always)]
-    pub fn time<R>(&mut self, operation: impl FnOnce() -> R) -> R {
+    pub(super) fn time<R>(&mut self, operation: impl FnOnce() -> R) -> R {
         let start = clock::now();
         let result = operation();
         let end = clock::now();
@@ -43,12 +43,12 @@ impl Samples {
     }
 
     /// Reports `case` of topomem: what one of `each` operations of a repetition cost.
-    pub fn report(self, case: &str, unit: Unit, each: u64) {
+    pub(super) fn report(self, case: &str, unit: Unit, each: u64) {
         self.report_for(case, "topomem", unit, each);
     }
 
     /// The same for another `subject`.
-    pub fn report_for(mut self, case: &str, subject: &str, unit: Unit, each: u64) {
+    pub(super) fn report_for(mut self, case: &str, subject: &str, unit: Unit, each: u64) {
         self.ticks.sort_unstable();
         let last = self.ticks.len().saturating_sub(1);
         let at = |tenths: usize| {
@@ -71,7 +71,7 @@ impl Samples {
     }
 
     /// The lowest decile.
-    pub fn low(&mut self) -> u64 {
+    pub(super) fn low(&mut self) -> u64 {
         self.ticks.sort_unstable();
         self.ticks.get(self.ticks.len().saturating_sub(1) / 10).copied().unwrap_or(0)
     }
@@ -96,7 +96,7 @@ impl fmt::Display for Percentiles<'_> {
 }
 
 /// Reports a figure that has no spread, and of how many it is.
-pub fn report_one(case: &str, subject: &str, unit: &str, (value, n): (f64, u64)) {
+pub(super) fn report_one(case: &str, subject: &str, unit: &str, (value, n): (f64, u64)) {
     Spread { low: value, median: value, high: value, n }.report(case, subject, unit);
 }
 

@@ -21,7 +21,7 @@ use crate::memory::platform::pin;
 /// Unmaps that are issued before the first is waited for.
 const IN_FLIGHT: u64 = 64;
 
-pub async fn measure(unit: Unit, repetitions: Repetitions) -> Result<(), MeasureError> {
+pub(super) async fn measure(unit: Unit, repetitions: Repetitions) -> Result<(), MeasureError> {
     let measured = Measured::new()?;
     measured.activate();
     let helpers = Helpers::start(&measured, Role::Follow).await?;

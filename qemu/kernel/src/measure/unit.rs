@@ -6,7 +6,7 @@ use crate::arch::clock;
 
 /// The unit of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
+pub(super) enum Unit {
     /// Under `-icount` with a shift of 0: the TSC advances by one for each instruction.
     Instructions,
     /// Everywhere else.
@@ -20,13 +20,13 @@ const AROUND: u64 = 16;
 
 impl Unit {
     /// The unit here: a loop of known length tells.
-    pub fn of_this_machine() -> Unit {
+    pub(super) fn of_this_machine() -> Unit {
         let exact = (0..3).all(|_| (2 * TURNS..2 * TURNS + AROUND).contains(&counted_loop()));
         if exact { Unit::Instructions } else { Unit::Microseconds }
     }
 
     /// Its name in reports.
-    pub const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Unit::Instructions => "instructions",
             Unit::Microseconds => "us",
@@ -34,7 +34,7 @@ impl Unit {
     }
 
     /// `ticks` in this unit.
-    pub fn of_ticks(self, ticks: u64) -> f64 {
+    pub(super) fn of_ticks(self, ticks: u64) -> f64 {
         match self {
             Unit::Instructions => ticks as f64,
             Unit::Microseconds => ticks as f64 * 1000.0 / clock::ticks_per_ms() as f64,

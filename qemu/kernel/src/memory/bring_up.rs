@@ -22,7 +22,7 @@ const USER_WINDOW: u64 = 3 * ROOT_ENTRY;
 
 /// Why the service did not come up.
 #[derive(Debug)]
-pub enum BringUpError {
+pub(crate) enum BringUpError {
     /// The frame allocator.
     Frames(BootError<topomem::numa::BootAllocError>),
     /// What follows it.
@@ -47,19 +47,19 @@ fn window() -> VirtAddr {
 }
 
 /// Where a scenario may map in the kernel's space: below two entries of the window's table.
-pub fn kernel_window() -> Option<Window> {
+pub(crate) fn kernel_window() -> Option<Window> {
     let whole = PageRange::new(window(), (2 * ROOT_ENTRY) >> 39, PageSize::Size1GiB).ok()?;
     Some(Window { base: window(), whole })
 }
 
 /// Where ranges of kernel addresses may lie: behind the first half of the window.
-pub fn ranges_window() -> Option<PageRange> {
+pub(crate) fn ranges_window() -> Option<PageRange> {
     let start = VirtAddr::new_truncate(WINDOW + ROOT_ENTRY / 2);
     PageRange::new(start, (ROOT_ENTRY / 4) >> 21, PageSize::Size2MiB).ok()
 }
 
 /// Where a scenario may map in user spaces: in the middle one of the window's entries.
-pub fn user_window() -> Option<Window> {
+pub(crate) fn user_window() -> Option<Window> {
     let start = VirtAddr::new_truncate(USER_WINDOW);
     Some(Window {
         base: VirtAddr::new_truncate(USER_WINDOW + ROOT_ENTRY),
@@ -80,7 +80,7 @@ pub fn user_window() -> Option<Window> {
 /// boot CPU, with its own area installed.
 // Apart: building the frame allocator takes tens of KiB of stack, which would else stay in use below `kernel_main`.
 #[inline(never)]
-pub unsafe fn bring_up(
+pub(crate) unsafe fn bring_up(
     discovered: Discovered<Kernel>,
     boot: &mut BootAllocator<'_>,
     root: PhysFrame,

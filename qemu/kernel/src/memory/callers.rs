@@ -11,7 +11,7 @@ use topomem::percpu::Caller;
 use crate::panic::backtrace::Backtrace;
 
 /// How many traces there is room for. Allocations with yet another one have none.
-pub const TRACES: usize = 1024;
+pub(crate) const TRACES: usize = 1024;
 /// Calls of a trace. Those from the heap's to the allocation are the innermost.
 const DEPTH: usize = 16;
 
@@ -28,7 +28,7 @@ static TABLE: [Trace; TRACES] =
     [const { Trace { hash: AtomicU64::new(0), addresses: [const { AtomicU64::new(0) }; DEPTH] } }; TRACES];
 
 /// Returns the number of the trace that leads here: its place in the table, counted from 1.
-pub fn here() -> Option<Caller> {
+pub(crate) fn here() -> Option<Caller> {
     let backtrace = Backtrace::here();
     let addresses = backtrace.addresses().get(..DEPTH).unwrap_or(backtrace.addresses());
     // FNV-1a by words; never zero.
@@ -54,12 +54,12 @@ pub fn here() -> Option<Caller> {
 }
 
 /// Returns the place of `caller` in the table.
-pub fn place(caller: Caller) -> usize {
+pub(crate) fn place(caller: Caller) -> usize {
     (caller.get() - 1) % TRACES
 }
 
 /// Returns the backtrace of `caller`, innermost call first.
-pub fn trace(caller: Caller) -> Backtrace {
+pub(crate) fn trace(caller: Caller) -> Backtrace {
     let words = TABLE[place(caller)].addresses.iter();
     Backtrace::of(words.map(|word| word.load(Ordering::Relaxed)).take_while(|&address| address != 0))
 }

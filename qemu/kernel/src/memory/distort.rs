@@ -16,7 +16,7 @@ static TRUTH: Mutex<Topology> = Mutex::new(Topology::new());
 /// # Errors
 ///
 /// [`NothingToDistort`]; also where a table is longer than 16 KiB.
-pub fn distances(
+pub(crate) fn distances(
     tables: &FirmwareTables<'static>,
     boot_cpu: ApicId,
 ) -> Result<(FirmwareTables<'static>, &'static Topology), NothingToDistort> {

@@ -30,7 +30,7 @@ impl AcpiHandler for DirectMap {
 }
 
 /// The tables that the RSDP at `rsdp` leads to; none where there is no usable RSDP.
-pub fn tables(rsdp: Option<PhysAddr>) -> FirmwareTables<'static> {
+pub(crate) fn tables(rsdp: Option<PhysAddr>) -> FirmwareTables<'static> {
     let Some(rsdp) = rsdp else {
         log!("no RSDP");
         return FirmwareTables::default();
@@ -44,7 +44,7 @@ pub fn tables(rsdp: Option<PhysAddr>) -> FirmwareTables<'static> {
 }
 
 /// Writes the tables as records, for files that tests read.
-pub fn dump(tables: &FirmwareTables<'_>) {
+pub(crate) fn dump(tables: &FirmwareTables<'_>) {
     let all = [tables.madt, tables.srat, tables.slit, tables.hmat, tables.cedt];
     for table in all.into_iter().flatten() {
         let signature = table.get(..4).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or("????");

@@ -1,10 +1,10 @@
 //! Memory, from the firmware's words to topomem's service.
 
-pub mod bring_up;
+pub(crate) mod bring_up;
 #[cfg(feature = "hardening")]
-pub mod callers;
+pub(crate) mod callers;
 #[cfg(feature = "fault-injection")]
-pub mod distort;
-pub mod firmware;
-pub mod platform;
-pub mod service;
+pub(crate) mod distort;
+pub(crate) mod firmware;
+pub(crate) mod platform;
+pub(crate) mod service;

@@ -28,13 +28,13 @@ const SPIN_LIMIT_US: u64 = 200;
 static REPORTED: Once<Report> = Once::new();
 
 /// The first report of a CPU that does not answer, if there was one.
-pub fn reported() -> Option<Report> {
+pub(crate) fn reported() -> Option<Report> {
     REPORTED.get().copied()
 }
 
 /// This machine. Of no size: everything is in the CPU or static.
 #[derive(Debug, Clone, Copy)]
-pub struct Kernel;
+pub(crate) struct Kernel;
 
 // SAFETY: contexts never migrate (tasks stay on their CPU), and on one CPU only handlers nest;
 // each CPU's area holds its own number; the direct map covers all memory that boot gave away.
@@ -165,7 +165,7 @@ unsafe impl Machine for Kernel {
 }
 
 /// The executing CPU, to which every context is bound.
-pub fn pin() -> CpuPin {
+pub(crate) fn pin() -> CpuPin {
     // SAFETY: contexts never migrate.
     unsafe { CpuPin::new(per_cpu::current().cpu) }
 }

@@ -5,7 +5,7 @@ use topomem::{KernelHeap, Lazy, MemoryService, OnlineError, WakersDue};
 use super::platform::{Kernel, pin};
 
 /// Frames, shootdowns, page tables, address spaces.
-pub static SERVICE: MemoryService<Kernel> = MemoryService::new(Kernel);
+pub(crate) static SERVICE: MemoryService<Kernel> = MemoryService::new(Kernel);
 
 /// The kernel's heap: over the service's frames, so empty until it has some.
 #[cfg(not(feature = "hardening"))]
@@ -15,7 +15,7 @@ pub static HEAP: KernelHeap<Kernel> = KernelHeap::new(Kernel, &SERVICE);
 /// The kernel's heap, with all measures against wrong uses.
 #[cfg(feature = "hardening")]
 #[global_allocator]
-pub static HEAP: KernelHeap<Kernel> =
+pub(crate) static HEAP: KernelHeap<Kernel> =
     KernelHeap::with_hardening(Kernel, &SERVICE, topomem::percpu::Hardening::ALL);
 
 /// Brings the executing CPU, not the boot CPU, online.
@@ -27,13 +27,13 @@ pub static HEAP: KernelHeap<Kernel> =
 /// # Safety
 ///
 /// The CPU runs on the kernel's page tables, polls where it spins, and will take interrupts.
-pub unsafe fn cpu_online() -> Result<(), OnlineError> {
+pub(crate) unsafe fn cpu_online() -> Result<(), OnlineError> {
     // SAFETY: the caller's promise; each CPU brings itself up, once.
     unsafe { SERVICE.cpu_online(&pin()) }
 }
 
 /// The shootdown interrupt.
-pub fn on_shootdown() {
+pub(crate) fn on_shootdown() {
     let pin = pin();
     // A long task need not end before those that wait for this CPU's answer may go on.
     if SERVICE.on_shootdown_ipi(&pin) == WakersDue::Perhaps {
@@ -43,7 +43,7 @@ pub fn on_shootdown() {
 
 /// At the end of the timer's interrupt: what has come due is woken. The kernel's wakers queue a task
 /// and send an interrupt, both with interrupts off, so they may run here.
-pub fn after_tick() {
+pub(crate) fn after_tick() {
     let pin = pin();
     if SERVICE.wake_is_due(&pin) {
         SERVICE.wake_due(&pin);
@@ -51,23 +51,23 @@ pub fn after_tick() {
 }
 
 /// In spin loops.
-pub fn poll() {
+pub(crate) fn poll() {
     SERVICE.poll_shootdown(&pin());
 }
 
 /// Between tasks: those that wait for memory or shootdowns may go on.
-pub fn between_tasks() {
+pub(crate) fn between_tasks() {
     SERVICE.wake_due(&pin());
 }
 
 /// With nothing else to do: zeroes a few frames ahead. False where there are enough.
-pub fn while_idle() -> bool {
+pub(crate) fn while_idle() -> bool {
     SERVICE.frames().refill_zeroed(&pin(), 4) > 0
 }
 
 /// The executing CPU is about to halt, interrupts off: shootdowns pass it by from now on.
 /// Afterwards tasks may be runnable.
-pub fn enter_idle() {
+pub(crate) fn enter_idle() {
     let pin = pin();
     // SAFETY: until `leave_idle` only interrupt handlers run here, and they touch nothing but
     // the image, the direct map, stacks and devices, whose mappings never change.
@@ -77,6 +77,6 @@ pub fn enter_idle() {
 }
 
 /// Ends [`enter_idle`], before anything else runs.
-pub fn leave_idle() {
+pub(crate) fn leave_idle() {
     SERVICE.shootdown().leave_lazy(&pin());
 }

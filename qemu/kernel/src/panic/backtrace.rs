@@ -14,7 +14,7 @@ const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
 
 /// Return addresses, innermost first.
 #[derive(Debug)]
-pub struct Backtrace {
+pub(crate) struct Backtrace {
     addresses: [u64; MAX_FRAMES],
     len: usize,
 }
@@ -22,7 +22,7 @@ pub struct Backtrace {
 impl Backtrace {
     /// How the caller got here.
     #[inline(never)]
-    pub fn here() -> Backtrace {
+    pub(crate) fn here() -> Backtrace {
         let frame_pointer: u64;
         // SAFETY: reads a register.
         unsafe { asm!("mov {}, rbp", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
@@ -32,7 +32,7 @@ impl Backtrace {
     }
 
     /// How the interrupted context got where it was.
-    pub fn interrupted(frame: &TrapFrame) -> Backtrace {
+    pub(crate) fn interrupted(frame: &TrapFrame) -> Backtrace {
         let mut backtrace = Backtrace { addresses: [0; MAX_FRAMES], len: 0 };
         backtrace.push(frame.rip);
         backtrace.walk(frame.rbp);
@@ -41,7 +41,7 @@ impl Backtrace {
 
     /// A backtrace of these return addresses, innermost first.
     #[cfg(feature = "hardening")]
-    pub fn of(addresses: impl Iterator<Item = u64>) -> Backtrace {
+    pub(crate) fn of(addresses: impl Iterator<Item = u64>) -> Backtrace {
         let mut backtrace = Backtrace { addresses: [0; MAX_FRAMES], len: 0 };
         addresses.for_each(|address| backtrace.push(address));
         backtrace
@@ -49,7 +49,7 @@ impl Backtrace {
 
     /// The return addresses.
     #[cfg(feature = "hardening")]
-    pub fn addresses(&self) -> &[u64] {
+    pub(crate) fn addresses(&self) -> &[u64] {
         &self.addresses[..self.len]
     }
 
@@ -80,12 +80,12 @@ impl Backtrace {
 
     /// Gives the runner a leak, and the addresses to find the function in that allocated the memory.
     #[cfg(feature = "hardening")]
-    pub fn report_leak(&self, bytes: u64) {
+    pub(crate) fn report_leak(&self, bytes: u64) {
         record!("{{\"t\":\"leak\",\"bytes\":{bytes},\"addresses\":[{}]}}", Addresses(self));
     }
 
     /// Prints it, and gives the runner the addresses to name.
-    pub fn report(&self) {
+    pub(crate) fn report(&self) {
         log!("backtrace:");
         for address in &self.addresses[..self.len] {
             log!("  {address:#018x}");

@@ -1,7 +1,7 @@
 //! The end: one CPU reports, the others stop.
 
-pub mod backtrace;
-pub mod report;
+pub(crate) mod backtrace;
+pub(crate) mod report;
 
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_millis(200);
 static PANICKING: AtomicU32 = AtomicU32::new(NONE);
 
 /// The CPU that reports a panic, if one does.
-pub fn panicking_cpu() -> Option<CpuId> {
+pub(crate) fn panicking_cpu() -> Option<CpuId> {
     CpuId::new(PANICKING.load(Ordering::Relaxed) as usize)
 }
 
@@ -77,7 +77,7 @@ fn finish() -> ! {
 }
 
 /// The NMI handler: another CPU panicked, or the hardware complains.
-pub fn on_nmi(frame: &TrapFrame) {
+pub(crate) fn on_nmi(frame: &TrapFrame) {
     if panicking_cpu().is_some() {
         per_cpu::current().stopped_at.store(frame.rip, Ordering::Relaxed);
         exit::halt_forever();

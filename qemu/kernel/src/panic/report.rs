@@ -46,7 +46,7 @@ const NAMES: [&str; 32] = [
 
 /// Reports the exception in `frame` (with the faulting address of a page fault) and ends the
 /// run. A CPU that finds another reporting halts.
-pub fn exception(frame: &TrapFrame, fault_addr: Option<u64>) -> ! {
+pub(crate) fn exception(frame: &TrapFrame, fault_addr: Option<u64>) -> ! {
     if claim() == Claim::Again {
         exit::exit(Outcome::Panic);
     }

@@ -1,7 +1,7 @@
 //! What each CPU keeps for itself, reached through the GS base; on the CPU's own node, save the
 //! boot CPU's first area, which serves until the nodes are known.
 
-pub mod stacks;
+pub(crate) mod stacks;
 
 use core::cell::UnsafeCell;
 use core::hint;
@@ -22,12 +22,12 @@ use stacks::StackTops;
 const GS_BASE: u32 = 0xc000_0101;
 
 /// Bytes that an area takes, in whole frames.
-pub const AREA_BYTES: u64 = (size_of::<PerCpu>() as u64).next_multiple_of(4096);
+pub(crate) const AREA_BYTES: u64 = (size_of::<PerCpu>() as u64).next_multiple_of(4096);
 
 /// One CPU's area. Only the fields that say so are touched by other CPUs.
 #[derive(Debug)]
 #[repr(C, align(128))]
-pub struct PerCpu {
+pub(crate) struct PerCpu {
     /// The area's own address, what `gs:0` reads.
     this: *const PerCpu,
     /// The dense number.
@@ -57,7 +57,7 @@ pub struct PerCpu {
 /// Events on one CPU; written by it alone, read by reports, so all accesses are relaxed.
 #[derive(Debug)]
 #[repr(align(128))]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Timer interrupts.
     pub timer: AtomicU64,
     /// Reschedule interrupts received.
@@ -76,7 +76,7 @@ impl PerCpu {
     /// # Safety
     ///
     /// `place` is valid for an area, unused, and stays for good.
-    pub unsafe fn place(
+    pub(crate) unsafe fn place(
         place: NonNull<PerCpu>,
         cpu: CpuId,
         apic_id: ApicAddress,
@@ -108,7 +108,7 @@ impl PerCpu {
 }
 
 /// Bounds the CPUs that this kernel starts.
-pub const MAX_CPUS: usize = 1024;
+pub(crate) const MAX_CPUS: usize = 1024;
 
 /// The areas by CPU; null until the CPU runs.
 static AREAS: [AtomicPtr<PerCpu>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
@@ -118,7 +118,7 @@ static AREAS: [AtomicPtr<PerCpu>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_
 /// # Safety
 ///
 /// The area's number is the executing CPU's alone.
-pub unsafe fn install(area: &'static PerCpu) {
+pub(crate) unsafe fn install(area: &'static PerCpu) {
     // Not the x86_64 crate's `GsBase`: its addresses end at 48 bits.
     // SAFETY: from here on `gs:0` is the area, which stays.
     unsafe { Msr::new(GS_BASE).write(ptr::from_ref(area).expose_provenance() as u64) };
@@ -128,7 +128,7 @@ pub unsafe fn install(area: &'static PerCpu) {
 }
 
 /// The executing CPU's area. Contexts never migrate.
-pub fn current() -> &'static PerCpu {
+pub(crate) fn current() -> &'static PerCpu {
     let area: *const PerCpu;
     // SAFETY: the first thing every CPU does is to install its area, whose first word is its
     // own address.
@@ -139,21 +139,21 @@ pub fn current() -> &'static PerCpu {
 }
 
 /// The area of `cpu`, if it runs.
-pub fn of(cpu: CpuId) -> Option<&'static PerCpu> {
+pub(crate) fn of(cpu: CpuId) -> Option<&'static PerCpu> {
     // SAFETY: non-null addresses come from `install`, and stay valid.
     unsafe { AREAS.get(cpu.index())?.load(Ordering::Acquire).as_ref() }
 }
 
 /// One turn of every spin loop in the kernel: answers shootdowns, so that two CPUs that wait for
 /// each other with interrupts off both make progress.
-pub fn relax() {
+pub(crate) fn relax() {
     service::poll();
     hint::spin_loop();
 }
 
 /// The relaxation of the kernel's own locks.
 #[derive(Debug, Clone, Copy)]
-pub struct Polling;
+pub(crate) struct Polling;
 
 impl spin::RelaxStrategy for Polling {
     fn relax() {

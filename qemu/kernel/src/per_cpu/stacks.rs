@@ -19,7 +19,7 @@ const WORK: u64 = 64 * 1024;
 const TRAP: [u64; TrapStack::ALL.len()] = [8 * 1024, 8 * 1024, 8 * 1024, 32 * 1024];
 
 /// Bytes of memory that one CPU's stacks take.
-pub const BYTES: u64 = {
+pub(crate) const BYTES: u64 = {
     let mut bytes = WORK;
     let mut index = 0;
     while index < TRAP.len() {
@@ -31,7 +31,7 @@ pub const BYTES: u64 = {
 
 /// Where a CPU's stacks begin; they grow down.
 #[derive(Debug, Clone, Copy)]
-pub struct StackTops {
+pub(crate) struct StackTops {
     /// The stack it works on.
     pub work: VirtAddr,
     /// The traps' stacks, by [`TrapStack`].
@@ -40,7 +40,7 @@ pub struct StackTops {
 
 impl StackTops {
     /// No stacks.
-    pub const NONE: StackTops =
+    pub(crate) const NONE: StackTops =
         StackTops { work: VirtAddr::zero(), trap: [VirtAddr::zero(); TrapStack::ALL.len()] };
 }
 
@@ -49,7 +49,7 @@ impl StackTops {
 /// # Errors
 ///
 /// [`MapError`].
-pub fn map(
+pub(crate) fn map(
     cpu: CpuId,
     memory: PhysAddr,
     tables: &mut KernelTables,

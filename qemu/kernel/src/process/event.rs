@@ -14,24 +14,24 @@ use crate::executor::sleep;
 use crate::per_cpu::Polling;
 
 /// Tasks that wait for something that other tasks do. Handlers do not use it.
-pub struct Event {
+pub(crate) struct Event {
     waiting: SpinMutex<Vec<Waker>, Polling>,
 }
 
 impl Event {
     /// Nobody waits.
-    pub const fn new() -> Event {
+    pub(crate) const fn new() -> Event {
         Event { waiting: SpinMutex::new(Vec::new()) }
     }
 
     /// Has all that wait look again. Called after what they wait for has changed.
-    pub fn notify(&self) {
+    pub(crate) fn notify(&self) {
         let waiting = core::mem::take(&mut *self.waiting.lock());
         waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Ready once `look` returns something. It is called now, and after each [`Event::notify`].
-    pub fn wait<T, L: FnMut() -> Option<T> + Unpin>(&self, look: L) -> Wait<'_, L> {
+    pub(crate) fn wait<T, L: FnMut() -> Option<T> + Unpin>(&self, look: L) -> Wait<'_, L> {
         Wait { note: Note { event: self, waker: None }, look }
     }
 }
@@ -44,7 +44,7 @@ impl fmt::Debug for Event {
 
 /// [`Event::wait`]'s future.
 #[derive(Debug)]
-pub struct Wait<'e, L> {
+pub(crate) struct Wait<'e, L> {
     note: Note<'e>,
     look: L,
 }
@@ -116,7 +116,7 @@ impl<T, L: FnMut() -> Option<T> + Unpin> Future for Wait<'_, L> {
 }
 
 /// Awaits `future`, but no longer than `time`. Returns `None` after that.
-pub async fn with_limit<F: Future>(future: F, time: Option<Duration>) -> Option<F::Output> {
+pub(crate) async fn with_limit<F: Future>(future: F, time: Option<Duration>) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut limit = pin!(time.map(sleep));
     core::future::poll_fn(|context| {

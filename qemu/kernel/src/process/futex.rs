@@ -21,7 +21,7 @@ use crate::syscall::Errno;
 
 /// What a futex is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FutexKey {
+pub(crate) enum FutexKey {
     /// A word that its address space alone has, by its address there.
     Own {
         /// The address space.
@@ -40,7 +40,7 @@ pub enum FutexKey {
 
 impl FutexKey {
     /// Returns what the word at `address` of `memory` is known by, wherever it lies.
-    pub fn of(memory: &Memory, address: u64) -> FutexKey {
+    pub(crate) fn of(memory: &Memory, address: u64) -> FutexKey {
         match memory.shared_byte(address) {
             Some((object, offset)) => FutexKey::Shared { object, offset },
             None => FutexKey::Own { space: memory.key(), address },
@@ -64,7 +64,7 @@ struct Sleeper {
 static WAITING: SpinMutex<Vec<Waiter>, Polling> = SpinMutex::new(Vec::new());
 
 /// Wakes up to `most` that wait at `key` with one of `bits`; how many that is.
-pub fn wake(key: FutexKey, most: usize, bits: u32) -> usize {
+pub(crate) fn wake(key: FutexKey, most: usize, bits: u32) -> usize {
     let mut woken = 0;
     while woken < most {
         let mut waiting = WAITING.lock();
@@ -85,7 +85,7 @@ pub fn wake(key: FutexKey, most: usize, bits: u32) -> usize {
 
 /// Wakes up to `most_woken` that wait at `from`, and has up to `most_moved` others wait at `to`. Returns how
 /// many of each.
-pub fn requeue(from: FutexKey, to: FutexKey, most_woken: usize, most_moved: usize) -> (usize, usize) {
+pub(crate) fn requeue(from: FutexKey, to: FutexKey, most_woken: usize, most_moved: usize) -> (usize, usize) {
     let woken = wake(from, most_woken, u32::MAX);
     let mut waiting = WAITING.lock();
     let moved = waiting.iter_mut().filter(|waiter| waiter.key == from).take(most_moved);
@@ -126,7 +126,7 @@ impl Task {
     ///
     /// [`Errno::AGAIN`] if it is not, [`Errno::TIMED_OUT`] after `time`, [`Errno::INTERRUPTED`],
     /// [`Errno::FAULT`], [`Errno::NO_MEMORY`].
-    pub async fn wait_for_futex(
+    pub(crate) async fn wait_for_futex(
         &self,
         key: FutexKey,
         address: u64,

@@ -14,21 +14,21 @@ mod table;
 mod task;
 mod thread;
 
-pub use event::{Event, with_limit};
-pub use futex::{FutexKey, requeue, wake};
-pub use memory::locking::Locking;
-pub use memory::mapping::WriteBack;
-pub use memory::{Announced, Memory, Refusal, fixed, leave_spaces};
-pub use shared::{OutOfMemory, Shared, boxed};
-pub use signal::delivery::Cause;
-pub use signal::{Action, ActionTable, AlternateStack, Signal, SignalSet};
-pub use start::exec::exec;
-pub use start::fork::{Birth, ChildMemory, Parent, fork};
-pub use start::load::STACK;
-pub use start::{Program, StartError, start};
-pub use table::{Children, Ended, find, take_ended, wait_for_child};
-pub use task::{Task, run};
-pub use thread::{Interrupted, Thread};
+pub(crate) use event::{Event, with_limit};
+pub(crate) use futex::{FutexKey, requeue, wake};
+pub(crate) use memory::locking::Locking;
+pub(crate) use memory::mapping::WriteBack;
+pub(crate) use memory::{Announced, Memory, Refusal, fixed, leave_spaces};
+pub(crate) use shared::{OutOfMemory, Shared, boxed};
+pub(crate) use signal::delivery::Cause;
+pub(crate) use signal::{Action, ActionTable, AlternateStack, Signal, SignalSet};
+pub(crate) use start::exec::exec;
+pub(crate) use start::fork::{Birth, ChildMemory, Parent, fork};
+pub(crate) use start::load::STACK;
+pub(crate) use start::{Program, StartError, start};
+pub(crate) use table::{Children, Ended, find, take_ended, wait_for_child};
+pub(crate) use task::{Task, run};
+pub(crate) use thread::{Interrupted, Thread};
 
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -45,14 +45,14 @@ use crate::per_cpu::Polling;
 /// The number of a process or of a thread; the two share one sequence, and the first thread of a process has
 /// its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TaskId(pub u32);
+pub(crate) struct TaskId(pub u32);
 
 impl TaskId {
     /// What the kernel goes by as a parent.
-    pub const KERNEL: TaskId = TaskId(0);
+    pub(crate) const KERNEL: TaskId = TaskId(0);
 
     /// A number that nothing had before.
-    pub fn next() -> TaskId {
+    pub(crate) fn next() -> TaskId {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         // Relaxed: only that each caller gets another.
         TaskId(NEXT.fetch_add(1, Ordering::Relaxed))
@@ -67,7 +67,7 @@ impl fmt::Display for TaskId {
 
 /// How a process ended, as `wait4` tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// By itself, with this code.
     Exited(u8),
     /// By this signal.
@@ -76,7 +76,7 @@ pub enum Ending {
 
 impl Ending {
     /// The status word.
-    pub fn status(self) -> u32 {
+    pub(crate) fn status(self) -> u32 {
         match self {
             Ending::Exited(code) => u32::from(code) << 8,
             Ending::Killed(signal) => u32::from(signal.number()),
@@ -105,7 +105,7 @@ const ENDS: u32 = 1 << 31;
 
 /// A process.
 #[derive(Debug)]
-pub struct Process {
+pub(crate) struct Process {
     /// Its number.
     pub id: TaskId,
     /// The process that started it.
@@ -128,7 +128,7 @@ static THREAD_ENDED: Event = Event::new();
 
 impl Process {
     /// Has the process end; the first caller says how.
-    pub fn end(&self, ending: Ending) {
+    pub(crate) fn end(&self, ending: Ending) {
         // SeqCst, as the load in `is_ending`: a thread that does not see it yet has said before on which CPU
         // it is, and is interrupted there.
         let first =
@@ -140,7 +140,7 @@ impl Process {
 
     /// Sends it `signal`: to a thread that takes it now, if there is one. Nothing happens if it ignores the
     /// signal.
-    pub fn send(&self, signal: Signal) {
+    pub(crate) fn send(&self, signal: Signal) {
         if self.actions.lock().get(signal).ignores(signal) {
             return;
         }
@@ -178,13 +178,13 @@ impl Process {
     }
 
     /// Must the thread of this number end?
-    pub fn ends(&self, thread: TaskId) -> bool {
+    pub(crate) fn ends(&self, thread: TaskId) -> bool {
         let replaced_by = self.replaced_by.load(Ordering::SeqCst);
         self.is_ending() || replaced_by != 0 && replaced_by != thread.0
     }
 
     /// Does it end?
-    pub fn is_ending(&self) -> bool {
+    pub(crate) fn is_ending(&self) -> bool {
         self.ending.load(Ordering::SeqCst) != 0
     }
 
@@ -193,7 +193,7 @@ impl Process {
     /// # Errors
     ///
     /// [`OutOfMemory`].
-    pub fn add(&self, thread: Shared<Thread>) -> Result<(), OutOfMemory> {
+    pub(crate) fn add(&self, thread: Shared<Thread>) -> Result<(), OutOfMemory> {
         let mut threads = self.threads.lock();
         threads.try_reserve(1).map_err(|_| OutOfMemory)?;
         threads.push(thread);
@@ -201,7 +201,7 @@ impl Process {
     }
 
     /// Removes a thread, which has ended with `code`. With the last one the process ends: returns how.
-    pub fn remove(&self, thread: &Thread, code: u8) -> Option<Ending> {
+    pub(crate) fn remove(&self, thread: &Thread, code: u8) -> Option<Ending> {
         let is_last = {
             let mut threads = self.threads.lock();
             threads.retain(|other| other.id != thread.id);
@@ -220,12 +220,12 @@ impl Process {
     }
 
     /// Calls `with` for the thread of this number, if it is the process's.
-    pub fn with_thread<R>(&self, id: TaskId, with: impl FnOnce(&Thread) -> R) -> Option<R> {
+    pub(crate) fn with_thread<R>(&self, id: TaskId, with: impl FnOnce(&Thread) -> R) -> Option<R> {
         self.threads.lock().iter().find(|thread| thread.id == id).map(|thread| with(thread))
     }
 
     /// How many threads it has.
-    pub fn thread_count(&self) -> usize {
+    pub(crate) fn thread_count(&self) -> usize {
         self.threads.lock().len()
     }
 }

@@ -11,14 +11,14 @@ use core::sync::atomic::{AtomicUsize, Ordering, fence};
 
 /// No memory for an object of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutOfMemory;
+pub(crate) struct OutOfMemory;
 
 /// Puts `value` on the heap.
 ///
 /// # Errors
 ///
 /// [`OutOfMemory`]; the value is dropped.
-pub fn boxed<T>(value: T) -> Result<Box<T>, OutOfMemory> {
+pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, OutOfMemory> {
     let layout = Layout::new::<T>();
     assert!(layout.size() > 0);
     // SAFETY: not of size zero.
@@ -31,7 +31,7 @@ pub fn boxed<T>(value: T) -> Result<Box<T>, OutOfMemory> {
 }
 
 /// A value that lives until its last owner goes.
-pub struct Shared<T>(NonNull<Counted<T>>);
+pub(crate) struct Shared<T>(NonNull<Counted<T>>);
 
 struct Counted<T> {
     owners: AtomicUsize,
@@ -49,12 +49,12 @@ impl<T> Shared<T> {
     /// # Errors
     ///
     /// [`OutOfMemory`]; the value is dropped.
-    pub fn new(value: T) -> Result<Shared<T>, OutOfMemory> {
+    pub(crate) fn new(value: T) -> Result<Shared<T>, OutOfMemory> {
         Ok(Shared(NonNull::from(Box::leak(boxed(Counted { owners: AtomicUsize::new(1), value })?))))
     }
 
     /// Returns the value if this is its only owner; else the owner goes.
-    pub fn into_inner(self) -> Option<T> {
+    pub(crate) fn into_inner(self) -> Option<T> {
         // Release and Acquire as in `drop`.
         if self.counted().owners.fetch_sub(1, Ordering::Release) != 1 {
             core::mem::forget(self);

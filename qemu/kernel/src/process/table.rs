@@ -32,7 +32,7 @@ static ENDED: Event = Event::new();
 
 /// A child that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// Which.
     pub id: TaskId,
     /// How.
@@ -57,7 +57,7 @@ pub(super) fn add(process: Shared<Process>) -> Result<(), OutOfMemory> {
 }
 
 /// The process of this number, if it runs.
-pub fn find(id: TaskId) -> Option<Shared<Process>> {
+pub(crate) fn find(id: TaskId) -> Option<Shared<Process>> {
     PROCESSES.lock().iter().find_map(|entry| match &entry.state {
         State::Running(process) if entry.id == id => Some(process.clone()),
         _ => None,
@@ -109,7 +109,7 @@ fn ended(id: TaskId, parent: TaskId, ending: Ending) {
 
 /// Which children a parent waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Children {
+pub(crate) enum Children {
     /// Any.
     Any,
     /// The one of this number.
@@ -121,7 +121,7 @@ pub enum Children {
 /// # Errors
 ///
 /// [`Errno::CHILD`]: there is no such child.
-pub fn take_ended(parent: TaskId, which: Children) -> Result<Option<Ended>, Errno> {
+pub(crate) fn take_ended(parent: TaskId, which: Children) -> Result<Option<Ended>, Errno> {
     let mut processes = PROCESSES.lock();
     let is_meant = |entry: &Entry| {
         entry.parent == Some(parent) && (which == Children::Any || which == Children::One(entry.id))
@@ -148,7 +148,7 @@ pub fn take_ended(parent: TaskId, which: Children) -> Result<Option<Ended>, Errn
 /// # Errors
 ///
 /// [`Errno::CHILD`], [`Errno::INTERRUPTED`].
-pub async fn wait_for_child(
+pub(crate) async fn wait_for_child(
     parent: TaskId,
     which: Children,
     waiter: Option<&Thread>,

@@ -14,7 +14,7 @@ use crate::syscall::{self, Begun, Errno, Flow};
 
 /// What a thread has for itself.
 #[derive(Debug)]
-pub struct Task {
+pub(crate) struct Task {
     /// The thread, as others see it.
     pub thread: Shared<Thread>,
     /// Its registers.
@@ -33,7 +33,7 @@ pub struct Task {
 
 impl Task {
     /// `thread`, which begins with the registers of `state`.
-    pub fn new(thread: Shared<Thread>, state: Box<UserState>) -> Task {
+    pub(crate) fn new(thread: Shared<Thread>, state: Box<UserState>) -> Task {
         Task {
             thread,
             state,
@@ -129,7 +129,7 @@ impl Task {
 }
 
 /// Runs a thread on the executing CPU until it ends, or goes on on another.
-pub async fn run(mut task: Task) {
+pub(crate) async fn run(mut task: Task) {
     task.thread.arrive();
     loop {
         match task.go().await {

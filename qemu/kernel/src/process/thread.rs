@@ -14,11 +14,11 @@ use crate::smp::ipi;
 
 /// A wait ended because the thread has something else to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Interrupted;
+pub(crate) struct Interrupted;
 
 /// A thread.
 #[derive(Debug)]
-pub struct Thread {
+pub(crate) struct Thread {
     /// Its number.
     pub id: TaskId,
     /// What it is part of.
@@ -37,7 +37,7 @@ pub struct Thread {
 
 impl Thread {
     /// A thread of `process` in `memory`, to run on `cpu`.
-    pub fn new(
+    pub(crate) fn new(
         id: TaskId,
         process: Shared<Process>,
         memory: Shared<Memory>,
@@ -56,56 +56,56 @@ impl Thread {
     }
 
     /// Its task goes on on the executing CPU.
-    pub fn arrive(&self) {
+    pub(crate) fn arrive(&self) {
         // SeqCst pairs with `Process::end` and `send`, which change what the thread looks at, then read this.
         self.cpu.store(per_cpu::current().cpu.index() as u32, Ordering::SeqCst);
     }
 
     /// The signals that it puts off.
-    pub fn blocked(&self) -> SignalSet {
+    pub(crate) fn blocked(&self) -> SignalSet {
         SignalSet(self.blocked.load(Ordering::SeqCst))
     }
 
     /// Puts off other signals. Called by the thread itself.
-    pub fn set_blocked(&self, blocked: SignalSet) {
+    pub(crate) fn set_blocked(&self, blocked: SignalSet) {
         self.blocked.store(blocked.without_unblockable().0, Ordering::SeqCst);
     }
 
     /// Sends it `signal`.
-    pub fn send(&self, signal: Signal) {
+    pub(crate) fn send(&self, signal: Signal) {
         self.pending.fetch_or(SignalSet::of(signal).0, Ordering::SeqCst);
         self.interrupt();
     }
 
     /// Takes a signal that is sent to it and not put off.
-    pub fn take_signal(&self) -> Option<Signal> {
+    pub(crate) fn take_signal(&self) -> Option<Signal> {
         let signal = SignalSet(self.pending.load(Ordering::SeqCst) & !self.blocked().0).first()?;
         self.pending.fetch_and(!SignalSet::of(signal).0, Ordering::SeqCst);
         Some(signal)
     }
 
     /// The signals sent to it.
-    pub fn pending(&self) -> SignalSet {
+    pub(crate) fn pending(&self) -> SignalSet {
         SignalSet(self.pending.load(Ordering::SeqCst))
     }
 
     /// Takes over what was sent to `other`, which nobody sends anything any more.
-    pub fn inherit_signals(&self, other: &Thread) {
+    pub(crate) fn inherit_signals(&self, other: &Thread) {
         self.pending.fetch_or(other.pending.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     /// Must it end?
-    pub fn must_end(&self) -> bool {
+    pub(crate) fn must_end(&self) -> bool {
         self.process.ends(self.id)
     }
 
     /// Must it stop waiting, or not enter user mode?
-    pub fn is_interrupted(&self) -> bool {
+    pub(crate) fn is_interrupted(&self) -> bool {
         self.must_end() || self.pending.load(Ordering::SeqCst) & !self.blocked().0 != 0
     }
 
     /// Has it look whether it is interrupted.
-    pub fn interrupt(&self) {
+    pub(crate) fn interrupt(&self) {
         if let Some(waker) = self.waker.lock().take() {
             waker.wake();
         }
@@ -120,7 +120,7 @@ impl Thread {
     /// # Errors
     ///
     /// [`Interrupted`]; the future is dropped.
-    pub async fn wait<F: Future>(&self, future: F) -> Result<F::Output, Interrupted> {
+    pub(crate) async fn wait<F: Future>(&self, future: F) -> Result<F::Output, Interrupted> {
         self.wait_until(future, Thread::is_interrupted).await
     }
 
@@ -129,7 +129,7 @@ impl Thread {
     /// # Errors
     ///
     /// [`Interrupted`]; the future is dropped.
-    pub async fn wait_despite_signals<F: Future>(&self, future: F) -> Result<F::Output, Interrupted> {
+    pub(crate) async fn wait_despite_signals<F: Future>(&self, future: F) -> Result<F::Output, Interrupted> {
         self.wait_until(future, Thread::must_end).await
     }
 

@@ -17,7 +17,7 @@ use crate::smp::park::park;
 
 /// This machine, with its own clock, faults and serial log.
 #[derive(Debug, Clone, Copy)]
-pub struct Hardware;
+pub(crate) struct Hardware;
 
 impl Rig for Hardware {
     type Machine = Kernel;

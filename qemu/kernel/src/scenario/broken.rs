@@ -9,7 +9,7 @@ use crate::boot::command_line::CommandLine;
 
 /// The command line wants broken what cannot be.
 #[derive(Debug, Clone, Copy)]
-pub enum BreakError<'a> {
+pub(crate) enum BreakError<'a> {
     /// Nothing is called that.
     Unknown(&'a str),
     /// The kernel was built without `fault-injection`.
@@ -37,7 +37,7 @@ impl fmt::Display for BreakError<'_> {
 /// # Errors
 ///
 /// [`BreakError`].
-pub fn requested(words: CommandLine<'_>) -> Result<Option<Break>, BreakError<'_>> {
+pub(crate) fn requested(words: CommandLine<'_>) -> Result<Option<Break>, BreakError<'_>> {
     let Some(name) = words.value("break") else { return Ok(None) };
     let fault = Break::named(name).ok_or(BreakError::Unknown(name))?;
     if !cfg!(feature = "fault-injection") {

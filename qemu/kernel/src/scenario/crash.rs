@@ -10,7 +10,7 @@ use crate::per_cpu;
 
 /// Panics two calls deep.
 #[inline(never)]
-pub fn panic() -> Outcome {
+pub(super) fn panic() -> Outcome {
     let outcome = give_up("on request");
     black_box(());
     outcome
@@ -24,7 +24,7 @@ fn give_up(why: &str) -> Outcome {
 
 /// Reads an address that is not mapped.
 #[inline(never)]
-pub fn page_fault() -> Outcome {
+pub(super) fn page_fault() -> Outcome {
     let nowhere: *const u64 = core::ptr::without_provenance(black_box(UNMAPPED as usize));
     // SAFETY: it is not; the fault handler ends the run, which the scenario is there to see.
     black_box(unsafe { nowhere.read_volatile() });
@@ -33,7 +33,7 @@ pub fn page_fault() -> Outcome {
 
 /// Faults on a stack that is gone, with no stack for the page fault that follows.
 #[inline(never)]
-pub fn double_fault() -> Outcome {
+pub(super) fn double_fault() -> Outcome {
     // SAFETY: it breaks the stack for good; the double fault has a stack of its own, and its
     // handler ends the run.
     unsafe {

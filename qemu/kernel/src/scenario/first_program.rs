@@ -21,7 +21,7 @@ const NAME: &str = "init";
 static ARGUMENTS: Once<Vec<&'static str>> = Once::new();
 
 /// Runs it. Did it end with success?
-pub async fn run(start_info: &StartInfo) -> Outcome {
+pub(super) async fn run(start_info: &StartInfo) -> Outcome {
     match try_run(start_info).await {
         Ok(()) => Outcome::Success,
         Err(problem) => {

@@ -60,13 +60,13 @@ impl Misuse {
 }
 
 /// Told of each finding of the heap, in any context.
-pub fn note(report: &Report) {
+pub(crate) fn note(report: &Report) {
     FOUND.fetch_add(1, Ordering::Relaxed);
     failure(format_args!("heap: {report}"), "heap");
 }
 
 /// Uses the heap rightly, but for what `break=` names.
-pub async fn run(words: CommandLine<'_>, topology: &'static Topology) -> Outcome {
+pub(crate) async fn run(words: CommandLine<'_>, topology: &'static Topology) -> Outcome {
     let misuse = match words.value("break") {
         None => None,
         Some(name) => match Misuse::named(name) {

@@ -17,14 +17,14 @@ use crate::smp::ipi;
 use crate::{log, per_cpu};
 
 /// An address in the kernel's half that is never mapped.
-pub const UNMAPPED: u64 = 0xffff_e000_dead_0000;
+pub(super) const UNMAPPED: u64 = 0xffff_e000_dead_0000;
 /// Tasks that each CPU is given, one after another.
 const TURNS: usize = 20;
 
 /// Interrupts all CPUs at once, every second, and each by itself, passes tasks around, and
 /// probes an address that is not mapped. The first page tables must have only `leaves` that the CPU
 /// knows: emulators accept others.
-pub async fn run(leaves: &Leaves) -> Outcome {
+pub(super) async fn run(leaves: &Leaves) -> Outcome {
     let mut outcome = Outcome::Success;
     let mut fail = |what: core::fmt::Arguments<'_>| {
         failure(what, "machine");

@@ -19,10 +19,10 @@ static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 static IS_BACK: AtomicBool = AtomicBool::new(false);
 /// How often to look whether all memory is back, and how long to wait between.
 const LOOKS: usize = 50;
-pub const REST: Duration = Duration::from_millis(5);
+pub(super) const REST: Duration = Duration::from_millis(5);
 
 /// Waits until all CPUs are here. Nothing is allocated for it, so that it changes no account.
-pub async fn meet() {
+pub(super) async fn meet() {
     let all = ipi::running().len();
     let target = (ARRIVED.fetch_add(1, Ordering::SeqCst) / all + 1) * all;
     while ARRIVED.load(Ordering::SeqCst) < target {
@@ -32,7 +32,7 @@ pub async fn meet() {
 
 /// Takes the account of memory, with all CPUs' caches returned. Each CPU calls it; `give_up` returns what else
 /// the CPU holds.
-pub async fn account(topology: &Topology, give_up: impl Fn()) -> Account {
+pub(super) async fn account(topology: &Topology, give_up: impl Fn()) -> Account {
     // Twice: what one CPU returns gives another's memory home.
     for _ in 0..2 {
         meet().await;
@@ -46,7 +46,7 @@ pub async fn account(topology: &Topology, give_up: impl Fn()) -> Account {
 
 /// Is all memory back that there was `before`, do the service's counts agree, and is `also` true? What is wrong is
 /// reported once it stays so. Each CPU calls it; the boot CPU looks, and tells `also` at the last look.
-pub async fn is_back(
+pub(super) async fn is_back(
     cpu: CpuId,
     before: &Account,
     topology: &Topology,
@@ -73,7 +73,7 @@ pub async fn is_back(
 
 /// A look at what is back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub(super) enum Look {
     /// There will be another one if something is wrong.
     Early,
     /// What is wrong is to be reported.

@@ -1,10 +1,10 @@
 //! What a boot is for, by the command line's `scenario=`.
 
-pub mod broken;
+pub(crate) mod broken;
 mod crash;
 mod first_program;
 #[cfg(feature = "hardening")]
-pub mod heap;
+pub(crate) mod heap;
 mod machine;
 mod memory_back;
 mod modules;
@@ -39,7 +39,7 @@ const TIMEOUT: Duration = Duration::from_secs(45);
 
 /// What to run, and on what.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct Request {
     start_info: StartInfo,
     /// What the first page tables have.
     leaves: Leaves,
@@ -53,7 +53,7 @@ pub struct Request {
 
 impl Request {
     /// As the loader was told.
-    pub fn new(booted: &Booted) -> Request {
+    pub(crate) fn new(booted: &Booted) -> Request {
         Request {
             start_info: booted.start_info,
             leaves: booted.leaves,
@@ -66,7 +66,7 @@ impl Request {
 
 /// Runs what the command line names, once all CPUs are up, and ends the run. The boot CPU's
 /// first task.
-pub async fn run(request: Request) {
+pub(crate) async fn run(request: Request) {
     if let Some(topology) = SERVICE.topology() {
         record!(
             "{}",
@@ -141,13 +141,13 @@ async fn all_up(started: &CpuSet) -> bool {
 }
 
 /// Logs and records one failure.
-pub fn failure(what: fmt::Arguments<'_>, place: &str) {
+pub(crate) fn failure(what: fmt::Arguments<'_>, place: &str) {
     log!("FAILURE in {place}: {what}");
     record!("{{\"t\":\"failure\",\"what\":{},\"where\":{}}}", Json(what), Json(place));
 }
 
 /// Ends a run that could not begin.
-pub fn end_early(why: fmt::Arguments<'_>) -> ! {
+pub(crate) fn end_early(why: fmt::Arguments<'_>) -> ! {
     failure(why, "boot");
     end(Outcome::Failures)
 }

@@ -10,7 +10,7 @@ use crate::boot::command_line::CommandLine;
 use crate::log;
 
 /// The content of the loader's first module.
-pub fn first(start_info: &StartInfo) -> Option<&'static [u8]> {
+pub(super) fn first(start_info: &StartInfo) -> Option<&'static [u8]> {
     let range = start_info.modules().next()?;
     let place = paging::DIRECT_WINDOW.pointer::<u8>(range.start).cast_const();
     // SAFETY: the range is reserved and in the direct map, so nobody writes there.
@@ -19,7 +19,7 @@ pub fn first(start_info: &StartInfo) -> Option<&'static [u8]> {
 
 /// Compares the loader's first module with the checksum of `module=`, by which the runner says that it
 /// loaded one. False, and reported, if it is another or gone. `when` goes into the report.
-pub fn are_intact(start_info: &StartInfo, when: &str) -> bool {
+pub(super) fn are_intact(start_info: &StartInfo, when: &str) -> bool {
     let Some(expected) = CommandLine(start_info.command_line()).value("module") else { return true };
     let (Some(range), Some(bytes)) = (start_info.modules().next(), first(start_info)) else {
         failure(format_args!("the loader has put no module into memory"), when);

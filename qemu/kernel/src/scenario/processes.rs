@@ -32,7 +32,11 @@ static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 const RUNS: usize = 4;
 /// Runs the programs on all CPUs, then programs beside attacks: what the kernel keeps after its first use is
 /// there by then. With a fault, attacks on what keeps programs apart alone: one must succeed.
-pub async fn run(start_info: &StartInfo, topology: &'static Topology, fault: Option<Break>) -> Outcome {
+pub(super) async fn run(
+    start_info: &StartInfo,
+    topology: &'static Topology,
+    fault: Option<Break>,
+) -> Outcome {
     if let Err(problem) = program::open_ram_disk(start_info) {
         failure(format_args!("{problem}"), "processes");
         return Outcome::Failures;

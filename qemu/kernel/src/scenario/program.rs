@@ -12,7 +12,7 @@ use crate::process::{self, Children, Ending, Program, Shared, StartError, TaskId
 
 /// What was wrong with a program's run.
 #[derive(Debug)]
-pub enum Problem {
+pub(super) enum Problem {
     /// The loader has put no module into memory.
     NoDisk,
     /// The RAM disk has no such program, or not what it must write.
@@ -51,7 +51,7 @@ impl fmt::Display for Problem {
 /// # Errors
 ///
 /// [`Problem::NoDisk`], [`Problem::Spawn`].
-pub fn open_ram_disk(start_info: &StartInfo) -> Result<(), Problem> {
+pub(super) fn open_ram_disk(start_info: &StartInfo) -> Result<(), Problem> {
     let disk = modules::first(start_info).ok_or(Problem::NoDisk)?;
     file::set_ram_disk(disk, CpuId::BOOT).map_err(Problem::Spawn)
 }
@@ -61,7 +61,7 @@ pub fn open_ram_disk(start_info: &StartInfo) -> Result<(), Problem> {
 /// # Errors
 ///
 /// [`Problem`], if it does not end with `ending` as well.
-pub async fn run(
+pub(super) async fn run(
     cpu: CpuId,
     arguments: &'static [&'static str],
     console: Shared<Console>,

@@ -43,7 +43,7 @@ const SEEN: u32 = 1;
 const LOOK_AGAIN: u32 = 2;
 
 /// Runs it on all CPUs.
-pub async fn run(fault: Option<Break>) -> Outcome {
+pub(super) async fn run(fault: Option<Break>) -> Outcome {
     match ranges(fault).await {
         Ok(()) => Outcome::Success,
         Err(what) => {

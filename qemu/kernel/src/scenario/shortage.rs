@@ -34,7 +34,7 @@ static EXHAUSTED: AtomicBool = AtomicBool::new(false);
 static SERVED: AtomicU32 = AtomicU32::new(0);
 
 /// Runs it on the boot CPU.
-pub async fn run() -> Outcome {
+pub(super) async fn run() -> Outcome {
     match shortage().await {
         Ok(()) => Outcome::Success,
         Err(what) => {

@@ -16,7 +16,7 @@ use crate::smp::ipi;
 
 /// Runs `scenario` on all CPUs, with `seconds=` and `seed=` of the command line, and with
 /// `fault` breaking a mechanism once the operations begin.
-pub async fn run(scenario: &'static Scenario, fault: Option<Break>, request: &Request) -> Outcome {
+pub(super) async fn run(scenario: &'static Scenario, fault: Option<Break>, request: &Request) -> Outcome {
     let words = CommandLine(request.start_info.command_line());
     let limit = match words.number("seconds") {
         Some(seconds) => Limit::Milliseconds(seconds.saturating_mul(1000)),

@@ -15,12 +15,12 @@ use crate::per_cpu::{self, PerCpu};
 static RUNNING: AtomicCpuSet = AtomicCpuSet::new();
 
 /// The executing CPU takes interrupts from now on.
-pub fn join() {
+pub(crate) fn join() {
     RUNNING.insert(per_cpu::current().cpu, Ordering::SeqCst);
 }
 
 /// The CPUs that take interrupts.
-pub fn running() -> CpuSet {
+pub(crate) fn running() -> CpuSet {
     RUNNING.load(Ordering::SeqCst)
 }
 
@@ -30,7 +30,7 @@ pub fn running() -> CpuSet {
 /// one per four (CPUs that share a logical cluster); else one per target.
 // Always: each caller has its vector, and a call would cost as much as the comparison.
 #[inline(always)]
-pub fn send(vector: Vector, to: &CpuSet) {
+pub(crate) fn send(vector: Vector, to: &CpuSet) {
     let me = per_cpu::current();
     if RUNNING.others_are_in(to, me.cpu, Ordering::SeqCst) {
         return send_to(Destination::Others, vector, me);
@@ -70,7 +70,7 @@ fn send_to_some(vector: Vector, to: &CpuSet, me: &PerCpu) {
 
 /// Interrupts `cpu`, if it runs and is not the executing one.
 #[inline]
-pub fn send_one(vector: Vector, cpu: CpuId) {
+pub(crate) fn send_one(vector: Vector, cpu: CpuId) {
     let me = per_cpu::current();
     if let Some(area) = per_cpu::of(cpu)
         && cpu != me.cpu
@@ -80,6 +80,6 @@ pub fn send_one(vector: Vector, cpu: CpuId) {
 }
 
 /// The shootdown interrupt's handler.
-pub fn on_shootdown() {
+pub(crate) fn on_shootdown() {
     service::on_shootdown();
 }

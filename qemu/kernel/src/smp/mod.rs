@@ -1,6 +1,6 @@
 //! The other CPUs: how they are started, and how CPUs interrupt one another.
 
-pub mod ipi;
-pub mod park;
-pub mod start;
+pub(crate) mod ipi;
+pub(crate) mod park;
+pub(crate) mod start;
 mod trampoline;

@@ -12,7 +12,7 @@ use crate::arch::interrupt::apic;
 ///
 /// It stays on the kernel's page tables, though handlers may send a hardware's page walker ahead
 /// there: TCG's never walks ahead, and its CR3 writes would flush what `--break online` leaves.
-pub fn park(time: Duration) {
+pub(crate) fn park(time: Duration) {
     let start = clock::now();
     while let Some(left) = time.checked_sub(clock::elapsed(start)).filter(|left| !left.is_zero()) {
         interrupts::disable();

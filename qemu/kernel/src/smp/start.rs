@@ -27,7 +27,7 @@ const AFTER_SECOND: Duration = Duration::from_secs(2);
 
 /// A CPU that the firmware lists does not take part.
 #[derive(Debug, Clone, Copy)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// It did not arrive in time. If it arrives later, it parks.
     Silent(CpuId, ApicAddress),
 }
@@ -50,7 +50,7 @@ impl fmt::Display for StartError {
 ///
 /// `area` is this CPU's, with its stacks mapped, and not installed yet; the kernel's tables
 /// are active.
-pub unsafe fn set_up_cpu(area: &'static PerCpu) -> Result<(), SetUpError> {
+pub(crate) unsafe fn set_up_cpu(area: &'static PerCpu) -> Result<(), SetUpError> {
     // SAFETY: handed on by the caller; the boot CPU has filled the trap table.
     unsafe {
         per_cpu::install(area);
@@ -73,7 +73,7 @@ pub unsafe fn set_up_cpu(area: &'static PerCpu) -> Result<(), SetUpError> {
 ///
 /// Called once, by the boot CPU. Each area is a distinct CPU's, with its stacks mapped in
 /// `root`, and stays for good; the page is RAM that nobody uses.
-pub unsafe fn start_all(
+pub(crate) unsafe fn start_all(
     areas: &[&'static PerCpu],
     page: StartUpPage,
     root: PhysAddr,
@@ -111,7 +111,7 @@ fn wait_for(area: &PerCpu, blocking: Duration) -> bool {
 }
 
 /// Where a further CPU enters Rust: interrupts off, on its own stack and the kernel's tables.
-pub extern "sysv64" fn ap_main(area: &'static PerCpu) -> ! {
+pub(crate) extern "sysv64" fn ap_main(area: &'static PerCpu) -> ! {
     // SAFETY: the starting CPU prepared the area for this CPU alone.
     if let Err(error) = unsafe { set_up_cpu(area) } {
         log!("{error}");

@@ -117,7 +117,7 @@ unsafe extern "C" {
 /// # Safety
 ///
 /// The page is RAM that nobody uses, and no CPU runs there.
-pub unsafe fn install(page: StartUpPage, root: PhysAddr) {
+pub(super) unsafe fn install(page: StartUpPage, root: PhysAddr) {
     ROOT.store(root.as_u64(), Ordering::Release);
     let start = &raw const trampoline_start;
     let bytes = &raw const trampoline_end as usize - start as usize;
@@ -127,6 +127,6 @@ pub unsafe fn install(page: StartUpPage, root: PhysAddr) {
 
 /// Tells the next CPU its area. The message that starts it is sent after this store, and x86 keeps
 /// that order.
-pub fn prepare(area: &'static PerCpu) {
+pub(super) fn prepare(area: &'static PerCpu) {
     AREA.store(ptr::from_ref(area).expose_provenance() as u64, Ordering::Release);
 }

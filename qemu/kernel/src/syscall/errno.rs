@@ -12,7 +12,7 @@ use crate::process::{Interrupted, OutOfMemory, StartError};
 
 /// Why a system call failed, as programs are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Errno(u32);
+pub(crate) struct Errno(u32);
 
 macro_rules! numbers {
     ($($name:ident = $number:ident,)*) => {
@@ -57,7 +57,7 @@ numbers! {
 
 impl Errno {
     /// What the system call's register holds.
-    pub fn value(self) -> u64 {
+    pub(crate) fn value(self) -> u64 {
         u64::from(self.0).wrapping_neg()
     }
 }

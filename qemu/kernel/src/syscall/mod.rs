@@ -11,7 +11,7 @@ mod threads;
 mod time;
 mod unknown;
 
-pub use errno::Errno;
+pub(crate) use errno::Errno;
 
 use linux_raw_sys::general as linux;
 use topomem::{CpuId, Unmapping};
@@ -22,7 +22,7 @@ use crate::process::{Task, Thread};
 
 /// What a thread does after a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flow {
+pub(crate) enum Flow {
     /// It goes on.
     Continue,
     /// It ends, with this code.
@@ -36,7 +36,7 @@ type Answer = Result<u64, Errno>;
 
 /// What a system call has come to before its first wait.
 #[derive(Debug)]
-pub enum Begun<'m> {
+pub(crate) enum Begun<'m> {
     /// It returns this to the program.
     Done(u64),
     /// It returns 0 when this is complete.
@@ -48,7 +48,7 @@ pub enum Begun<'m> {
 /// Does what `thread`, with the registers in `frame`, asks for, if that mostly needs no wait. Apart from
 /// [`call`], since a future keeps in memory what it might have to wait with.
 #[inline(never)]
-pub fn begin<'m>(thread: &'m Thread, frame: &TrapFrame) -> Begun<'m> {
+pub(crate) fn begin<'m>(thread: &'m Thread, frame: &TrapFrame) -> Begun<'m> {
     let [a, b, c] = [frame.rdi, frame.rsi, frame.rdx];
     let memory = &thread.memory;
     let change = match frame.rax as u32 {
@@ -72,7 +72,7 @@ pub fn begin<'m>(thread: &'m Thread, frame: &TrapFrame) -> Begun<'m> {
 }
 
 /// Does what the thread of `task` asks for, if [`begin`] does not.
-pub async fn call(task: &mut Task) -> Flow {
+pub(crate) async fn call(task: &mut Task) -> Flow {
     let frame = &task.state.frame;
     let arguments = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
     let [a, b, c, d, e, f] = arguments;

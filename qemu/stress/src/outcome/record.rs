@@ -9,7 +9,7 @@ use topomem::{CpuId, NodeId, PhysAddr, Topology};
 use crate::{Failure, Report};
 
 /// Calls its last argument with each part of a node's bookkeeping.
-pub type VisitBookkeeping<'a> = dyn Fn(NodeId, &mut dyn FnMut(Bookkeeping)) + 'a;
+pub(crate) type VisitBookkeeping<'a> = dyn Fn(NodeId, &mut dyn FnMut(Bookkeeping)) + 'a;
 
 /// What a run says while it goes on and at its end. It displays as one line of JSON, of which the
 /// field `t` names the kind.

@@ -62,7 +62,7 @@ enum Logical {
 }
 
 /// The logical id of `cpu` by itself, if it has one.
-pub fn logical_id(cpu: CpuId) -> Option<LogicalId> {
+pub(crate) fn logical_id(cpu: CpuId) -> Option<LogicalId> {
     let number = u8::try_from(cpu.index()).ok()?;
     let logical = LOGICAL.load(Ordering::Relaxed);
     if logical == Logical::Flat as u8 && number < 8 {
@@ -75,14 +75,14 @@ pub fn logical_id(cpu: CpuId) -> Option<LogicalId> {
 }
 
 /// The logical id that reaches the CPUs of both, where one message can.
-pub fn join(LogicalId(one): LogicalId, LogicalId(other): LogicalId) -> Option<LogicalId> {
+pub(crate) fn join(LogicalId(one): LogicalId, LogicalId(other): LogicalId) -> Option<LogicalId> {
     let flat = LOGICAL.load(Ordering::Relaxed) == Logical::Flat as u8;
     (flat || one >> 4 == other >> 4).then_some(LogicalId(one | other))
 }
 
 /// The local APIC of one CPU could not be set up: what the crate said.
 #[derive(Debug, Clone, Copy)]
-pub struct SetUpError(pub &'static str);
+pub(crate) struct SetUpError(pub &'static str);
 
 impl fmt::Display for SetUpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,13 +91,13 @@ impl fmt::Display for SetUpError {
 }
 
 /// Is the register page needed, and where does it lie? `None` in x2APIC mode.
-pub fn register_page() -> Option<PhysAddr> {
+pub(crate) fn register_page() -> Option<PhysAddr> {
     // SAFETY: the MSR exists on every CPU with a local APIC.
     (!features::has_x2apic()).then(|| PhysAddr::new(unsafe { xapic_base() }))
 }
 
 /// Notes where the register page is mapped.
-pub fn map(registers: u64) {
+pub(crate) fn map(registers: u64) {
     REGISTERS.store(registers, Ordering::Relaxed);
 }
 
@@ -106,7 +106,7 @@ pub fn map(registers: u64) {
 /// # Errors
 ///
 /// [`SetUpError`].
-pub fn set_up(cpu: CpuId) -> Result<LocalApic, SetUpError> {
+pub(crate) fn set_up(cpu: CpuId) -> Result<LocalApic, SetUpError> {
     let mut builder = LocalApicBuilder::new();
     builder
         .timer_vector(usize::from(vector::TIMER.0))
@@ -135,7 +135,7 @@ pub fn set_up(cpu: CpuId) -> Result<LocalApic, SetUpError> {
 }
 
 /// How the local APICs are driven.
-pub fn mode() -> ApicMode {
+pub(crate) fn mode() -> ApicMode {
     if Registers::mapped().is_none() { ApicMode::X2Apic } else { ApicMode::XApic }
 }
 
@@ -193,7 +193,7 @@ unsafe fn write_register(offset: u32, value: u32) {
 }
 
 /// Chooses how messages reach several of `cpus` CPUs. Called before any local APIC is set up.
-pub fn choose_logical(cpus: usize) {
+pub(crate) fn choose_logical(cpus: usize) {
     let logical = match cpus {
         _ if mode() == ApicMode::X2Apic => Logical::None,
         0..=8 => Logical::Flat,
@@ -211,7 +211,7 @@ fn with<R>(f: impl FnOnce(&mut LocalApic) -> R) -> Option<R> {
 }
 
 /// Measures the timer, and with it the TSC, on the boot CPU; false where the PIT is silent.
-pub fn calibrate_timer() -> bool {
+pub(crate) fn calibrate_timer() -> bool {
     let measured = with(|apic| {
         // SAFETY: the timer's interrupt is masked while it runs freely.
         unsafe {
@@ -232,14 +232,14 @@ pub fn calibrate_timer() -> bool {
 }
 
 /// Starts the executing CPU's timer, which is one-shot: its handler calls [`next_tick`].
-pub fn start_timer() {
+pub(crate) fn start_timer() {
     // SAFETY: the vector has a handler.
     with(|apic| unsafe { apic.enable_timer() });
     next_tick();
 }
 
 /// Makes the timer fire after the usual period.
-pub fn next_tick() {
+pub(crate) fn next_tick() {
     set_timer(TICK);
 }
 
@@ -247,7 +247,7 @@ pub fn next_tick() {
 ///
 /// Never periodic: QEMU's main loop drowns in a period of microseconds, and takes the whole
 /// machine with it.
-pub fn tick_within(time: Duration) {
+pub(crate) fn tick_within(time: Duration) {
     if time < TICK {
         set_timer(time.max(SHORTEST));
     }
@@ -265,13 +265,13 @@ fn timer_count(time: Duration) -> u32 {
 
 /// Ends the interrupt in service.
 #[inline]
-pub fn end_of_interrupt() {
+pub(crate) fn end_of_interrupt() {
     // SAFETY: called by the handler of the interrupt in service. It is one write, so nothing comes in between.
     unsafe { write_register(END_OF_INTERRUPT, 0) };
 }
 
 /// The errors noted since the last reading.
-pub fn error_flags() -> Option<ErrorFlags> {
+pub(crate) fn error_flags() -> Option<ErrorFlags> {
     // SAFETY: reading the error register has no side effect that anyone relies on.
     with(|apic| unsafe { apic.error_flags() })
 }
@@ -282,7 +282,7 @@ pub fn error_flags() -> Option<ErrorFlags> {
 /// uncached register is ordered after earlier ones.
 // Always: a caller says what it sends and which way, which leaves little of it.
 #[inline(always)]
-pub fn send(message: Message, to: Destination) {
+pub(crate) fn send(message: Message, to: Destination) {
     let Some(registers) = Registers::mapped() else {
         let icr = Icr::new(ApicMode::X2Apic, message, to);
         // SAFETY: vectors have handlers; INIT, start-up and NMI are sent by the code that starts

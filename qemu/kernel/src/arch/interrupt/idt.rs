@@ -66,7 +66,7 @@ static TABLE: Table = Table(UnsafeCell::new([Gate::EMPTY; 256]));
 /// # Safety
 ///
 /// Called once, by the boot CPU, before any other CPU runs and before [`load`].
-pub unsafe fn init() {
+pub(crate) unsafe fn init() {
     // SAFETY: no one else can reach the table yet.
     let gates = unsafe { &mut *TABLE.0.get() };
     for (number, gate) in (0..=u8::MAX).zip(gates) {
@@ -79,7 +79,7 @@ pub unsafe fn init() {
 /// # Safety
 ///
 /// [`init`] has run, and this CPU's task state is loaded or about to be: gates name its stacks.
-pub unsafe fn load() {
+pub(crate) unsafe fn load() {
     let pointer = DescriptorTablePointer {
         limit: (size_of::<[Gate; 256]>() - 1) as u16,
         base: VirtAddr::from_ptr(TABLE.0.get()),

@@ -1,7 +1,7 @@
 //! Interrupts: controllers, vectors, the table of handlers, and traps.
 
-pub mod apic;
-pub mod idt;
-pub mod pic;
-pub mod trap;
-pub mod vector;
+pub(crate) mod apic;
+pub(crate) mod idt;
+pub(crate) mod pic;
+pub(crate) mod trap;
+pub(crate) mod vector;

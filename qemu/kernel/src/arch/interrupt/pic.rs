@@ -7,7 +7,7 @@ use x86_64::instructions::port::Port;
 use super::vector;
 
 /// Remaps both controllers to [`vector::LEGACY`] and masks every line.
-pub fn disable() {
+pub(crate) fn disable() {
     let mut command = [Port::<u8>::new(0x20), Port::<u8>::new(0xa0)];
     let mut data = [Port::<u8>::new(0x21), Port::<u8>::new(0xa1)];
     let bases = [vector::LEGACY.0, vector::LEGACY.0 + 8];

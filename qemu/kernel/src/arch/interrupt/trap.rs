@@ -22,7 +22,7 @@ use crate::smp::ipi;
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C, align(16))]
 #[allow(missing_docs, reason = "registers by their names")]
-pub struct TrapFrame {
+pub(crate) struct TrapFrame {
     pub r15: u64,
     pub r14: u64,
     pub r13: u64,
@@ -55,7 +55,7 @@ const _: () = assert!(size_of::<TrapFrame>() == 22 * 8);
 
 impl TrapFrame {
     /// Was a user program interrupted?
-    pub fn is_user(&self) -> bool {
+    pub(crate) fn is_user(&self) -> bool {
         self.cs & 3 == 3
     }
 }
@@ -135,7 +135,7 @@ macro_rules! pop_registers {
 pub(in crate::arch) use pop_registers;
 
 /// Bytes from one stub to the next.
-pub const STUB_BYTES: u64 = 16;
+pub(crate) const STUB_BYTES: u64 = 16;
 
 // Vectors 8, 10 to 14, 17, 21, 29 and 30 push an error code; for the others the stub pushes 0,
 // so that the frame is the same.
@@ -255,7 +255,7 @@ unsafe extern "C" {
 }
 
 /// Where the stub of `vector` begins.
-pub fn stub(vector: Vector) -> u64 {
+pub(crate) fn stub(vector: Vector) -> u64 {
     match vector {
         vector::SHOOTDOWN => &raw const trap_shootdown as u64,
         _ => &raw const trap_stubs as u64 + STUB_BYTES * u64::from(vector.0),

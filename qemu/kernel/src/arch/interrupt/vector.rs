@@ -2,38 +2,38 @@
 
 /// One local APIC interrupt vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Vector(pub u8);
+pub(crate) struct Vector(pub u8);
 
 impl Vector {
     /// Is it an exception that ends the machine, also where a user program runs?
-    pub fn is_fatal(self) -> bool {
+    pub(crate) fn is_fatal(self) -> bool {
         matches!(self, NMI | DOUBLE_FAULT | MACHINE_CHECK)
     }
 }
 
 /// Breakpoint, an exception that user programs raise by an instruction.
-pub const BREAKPOINT: Vector = Vector(3);
+pub(crate) const BREAKPOINT: Vector = Vector(3);
 /// General protection fault, an exception.
-pub const GENERAL_PROTECTION: Vector = Vector(13);
+pub(crate) const GENERAL_PROTECTION: Vector = Vector(13);
 /// Page fault, an exception.
-pub const PAGE_FAULT: Vector = Vector(14);
+pub(crate) const PAGE_FAULT: Vector = Vector(14);
 /// Non-maskable interrupt, an exception.
-pub const NMI: Vector = Vector(2);
+pub(crate) const NMI: Vector = Vector(2);
 /// Double fault, an exception.
-pub const DOUBLE_FAULT: Vector = Vector(8);
+pub(crate) const DOUBLE_FAULT: Vector = Vector(8);
 /// Machine check, an exception.
-pub const MACHINE_CHECK: Vector = Vector(18);
+pub(crate) const MACHINE_CHECK: Vector = Vector(18);
 /// Where the 8259s are moved to: 16 vectors, all masked. Spurious ones can still come.
-pub const LEGACY: Vector = Vector(0x20);
+pub(crate) const LEGACY: Vector = Vector(0x20);
 /// The local APIC's periodic timer.
-pub const TIMER: Vector = Vector(0xe0);
+pub(crate) const TIMER: Vector = Vector(0xe0);
 /// Another CPU made a task runnable here.
-pub const RESCHEDULE: Vector = Vector(0xf0);
+pub(crate) const RESCHEDULE: Vector = Vector(0xf0);
 /// The shootdown queue has something for this CPU.
-pub const SHOOTDOWN: Vector = Vector(0xf1);
+pub(crate) const SHOOTDOWN: Vector = Vector(0xf1);
 /// A bare interrupt, to measure others by.
-pub const MEASURE: Vector = Vector(0xe1);
+pub(crate) const MEASURE: Vector = Vector(0xe1);
 /// Local APIC errors.
-pub const APIC_ERROR: Vector = Vector(0xfe);
+pub(crate) const APIC_ERROR: Vector = Vector(0xfe);
 /// Local APIC spurious interrupts; its low four bits are ones, as old APICs want.
-pub const SPURIOUS: Vector = Vector(0xff);
+pub(crate) const SPURIOUS: Vector = Vector(0xff);

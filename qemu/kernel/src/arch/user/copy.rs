@@ -9,7 +9,7 @@ use crate::arch::interrupt::trap::TrapFrame;
 
 /// A user's address that cannot be accessed so now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UserFault {
+pub(crate) enum UserFault {
     /// Some of the addresses are no user's: nothing was accessed.
     NoUserAddress,
     /// The page is not mapped so.
@@ -64,7 +64,7 @@ unsafe extern "sysv64" {
 }
 
 /// Sends a fault of an access here to its fix-up; false if the fault is another's.
-pub fn recover(frame: &mut TrapFrame) -> bool {
+pub(crate) fn recover(frame: &mut TrapFrame) -> bool {
     // SAFETY: written by the linker, never at run time.
     let labels = unsafe { &user_copy_labels };
     match labels.iter().find(|[access, _]| *access == frame.rip) {
@@ -93,7 +93,7 @@ fn copied(address: u64, bytes: usize, left: usize) -> Result<(), UserFault> {
 /// # Errors
 ///
 /// [`UserFault`].
-pub fn read(from: u64, to: &mut [u8]) -> Result<(), UserFault> {
+pub(crate) fn read(from: u64, to: &mut [u8]) -> Result<(), UserFault> {
     check(from, to.len())?;
     let (place, bytes) = (to.as_mut_ptr() as u64, to.len());
     // SAFETY: the destination is valid; the source is the user's, and a fault comes back as a value.
@@ -106,7 +106,7 @@ pub fn read(from: u64, to: &mut [u8]) -> Result<(), UserFault> {
 /// # Errors
 ///
 /// [`UserFault`].
-pub fn write(to: u64, from: &[u8]) -> Result<(), UserFault> {
+pub(crate) fn write(to: u64, from: &[u8]) -> Result<(), UserFault> {
     check(to, from.len())?;
     // SAFETY: the source is valid; the destination is the user's, of which Rust knows nothing, and a fault
     // comes back as a value.
@@ -119,7 +119,7 @@ pub fn write(to: u64, from: &[u8]) -> Result<(), UserFault> {
 /// # Errors
 ///
 /// [`UserFault`].
-pub fn load(address: u64) -> Result<u32, UserFault> {
+pub(crate) fn load(address: u64) -> Result<u32, UserFault> {
     check(address, 4)?;
     // SAFETY: it only reads, and a fault comes back as a value.
     let word = allow_access(|| unsafe { user_load(address) });

@@ -16,7 +16,7 @@ use crate::arch::interrupt::vector::PAGE_FAULT;
 use crate::per_cpu::PerCpu;
 
 /// What [`TrapFrame::vector`] says of a thread that has made a system call. It is no interrupt's vector.
-pub const SYSTEM_CALL: u64 = 256;
+pub(super) const SYSTEM_CALL: u64 = 256;
 
 const STAR: u32 = 0xc000_0081;
 const LSTAR: u32 = 0xc000_0082;
@@ -35,7 +35,7 @@ const CLEARED_BY_SYSTEM_CALL: RFlags = RFlags::INTERRUPT_FLAG
 
 /// What a CPU keeps while it is in user mode, in its area.
 #[derive(Debug)]
-pub struct UserMode {
+pub(crate) struct UserMode {
     /// The kernel's stack pointer, as [`enter_user`] left it: the kernel's registers lie there, and the CPU's
     /// own page-fault stack.
     kernel_stack: Cell<u64>,
@@ -51,7 +51,7 @@ pub struct UserMode {
 
 impl UserMode {
     /// No thread has run.
-    pub const fn new() -> UserMode {
+    pub(crate) const fn new() -> UserMode {
         UserMode {
             kernel_stack: Cell::new(0),
             frame: Cell::new(ptr::null_mut()),
@@ -202,7 +202,7 @@ unsafe extern "sysv64" {
 /// # Safety
 ///
 /// The CPU's area is installed, with the segments loaded.
-pub unsafe fn enable_system_calls() {
+pub(crate) unsafe fn enable_system_calls() {
     // SYSRET takes its stack segment from the selector after this one, and its code segment from the next.
     let user_base = u64::from(USER_DATA - 8);
     let star = user_base << 48 | u64::from(KERNEL_CODE) << 32;

@@ -5,7 +5,7 @@ use core::arch::asm;
 use core::fmt;
 
 /// Bytes that FXSAVE stores.
-pub const FLOATING_POINT_BYTES: usize = 512;
+pub(crate) const FLOATING_POINT_BYTES: usize = 512;
 
 /// Where the control word, the control and status register, and the mask of its bits lie.
 const CONTROL_WORD: usize = 0;
@@ -20,11 +20,11 @@ const USUAL_MXCSR_MASK: u32 = 0xffbf;
 /// The registers, as FXSAVE stores them.
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
-pub struct FloatingPoint([u8; FLOATING_POINT_BYTES]);
+pub(crate) struct FloatingPoint([u8; FLOATING_POINT_BYTES]);
 
 impl FloatingPoint {
     /// What a program starts with.
-    pub fn initial() -> FloatingPoint {
+    pub(crate) fn initial() -> FloatingPoint {
         let mut bytes = [0; FLOATING_POINT_BYTES];
         bytes[CONTROL_WORD..][..2].copy_from_slice(&INITIAL_CONTROL_WORD.to_le_bytes());
         bytes[MXCSR..][..4].copy_from_slice(&INITIAL_MXCSR.to_le_bytes());
@@ -33,7 +33,7 @@ impl FloatingPoint {
 
     /// The registers of `bytes`, which a user program wrote. Bits that the CPU would fault on are cleared;
     /// `known` are registers that it saved, which say what these are.
-    pub fn from_user(mut bytes: [u8; FLOATING_POINT_BYTES], known: &FloatingPoint) -> FloatingPoint {
+    pub(crate) fn from_user(mut bytes: [u8; FLOATING_POINT_BYTES], known: &FloatingPoint) -> FloatingPoint {
         let mask = match known.word(MXCSR_MASK) {
             0 => USUAL_MXCSR_MASK,
             mask => mask,
@@ -44,7 +44,7 @@ impl FloatingPoint {
     }
 
     /// The bytes that FXSAVE stored.
-    pub fn bytes(&self) -> &[u8; FLOATING_POINT_BYTES] {
+    pub(crate) fn bytes(&self) -> &[u8; FLOATING_POINT_BYTES] {
         &self.0
     }
 

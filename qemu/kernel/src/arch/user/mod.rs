@@ -15,13 +15,13 @@ mod entry;
 mod floating_point;
 mod state;
 
-pub use access::{allow_access, choose_access_prevention, enable_access_prevention};
-pub use copy::{UserFault, load, read, recover, write};
-pub use entry::{UserMode, enable_system_calls};
-pub use floating_point::{FLOATING_POINT_BYTES, FloatingPoint};
-pub use state::{Exit, UserState, enter};
+pub(crate) use access::{allow_access, choose_access_prevention, enable_access_prevention};
+pub(crate) use copy::{UserFault, load, read, recover, write};
+pub(crate) use entry::{UserMode, enable_system_calls};
+pub(crate) use floating_point::{FLOATING_POINT_BYTES, FloatingPoint};
+pub(crate) use state::{Exit, UserState, enter};
 
 use super::paging::LEVELS;
 
 /// Where the addresses end that a user program may have: the last page of the lower half is no one's.
-pub const USER_END: u64 = LEVELS.lower_half_end() - 4096;
+pub(crate) const USER_END: u64 = LEVELS.lower_half_end() - 4096;

@@ -33,7 +33,7 @@ const FIXED_FLAGS: u64 = 2;
 
 /// Why a thread left user mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// It made a system call.
     SystemCall,
     /// It raised an exception.
@@ -53,7 +53,7 @@ pub enum Exit {
 /// [`UserState::unload`].
 #[derive(Debug)]
 #[repr(C)]
-pub struct UserState {
+pub(crate) struct UserState {
     /// The general registers.
     pub frame: TrapFrame,
     floating_point: FloatingPoint,
@@ -63,13 +63,13 @@ pub struct UserState {
 
 impl UserState {
     /// A thread that begins at `entry`, with its stack pointer at `stack`.
-    pub fn new(entry: u64, stack: u64) -> UserState {
+    pub(crate) fn new(entry: u64, stack: u64) -> UserState {
         let frame = TrapFrame { rip: entry, rsp: stack, ..TrapFrame::default() };
         UserState { frame, floating_point: FloatingPoint::initial(), fs_base: 0, gs_base: 0 }
     }
 
     /// The same registers, for a thread of its own. What the CPU has of this thread is saved first.
-    pub fn copy(&mut self) -> UserState {
+    pub(crate) fn copy(&mut self) -> UserState {
         self.unload();
         let UserState { frame, floating_point, fs_base, gs_base } = *self;
         UserState { frame, floating_point, fs_base, gs_base }
@@ -81,7 +81,7 @@ impl UserState {
 
     /// Has the executing CPU keep nothing of this thread. Called on the CPU where it ran last, before it
     /// runs on another or goes.
-    pub fn unload(&mut self) {
+    pub(crate) fn unload(&mut self) {
         if self.is_loaded() {
             self.floating_point.save();
             per_cpu::current().user.loaded.set(ptr::null_mut());
@@ -89,23 +89,23 @@ impl UserState {
     }
 
     /// The floating-point registers, for a change or to be kept.
-    pub fn floating_point(&mut self) -> &mut FloatingPoint {
+    pub(crate) fn floating_point(&mut self) -> &mut FloatingPoint {
         self.unload();
         &mut self.floating_point
     }
 
     /// The base of FS.
-    pub fn fs_base(&self) -> u64 {
+    pub(crate) fn fs_base(&self) -> u64 {
         self.fs_base
     }
 
     /// The base of GS.
-    pub fn gs_base(&self) -> u64 {
+    pub(crate) fn gs_base(&self) -> u64 {
         self.gs_base
     }
 
     /// Sets the base of FS; false if it is no user's address.
-    pub fn set_fs_base(&mut self, base: u64) -> bool {
+    pub(crate) fn set_fs_base(&mut self, base: u64) -> bool {
         if base < USER_END {
             self.unload();
             self.fs_base = base;
@@ -114,7 +114,7 @@ impl UserState {
     }
 
     /// Sets the base of GS; false if it is no user's address.
-    pub fn set_gs_base(&mut self, base: u64) -> bool {
+    pub(crate) fn set_gs_base(&mut self, base: u64) -> bool {
         if base < USER_END {
             self.unload();
             self.gs_base = base;
@@ -123,7 +123,7 @@ impl UserState {
     }
 
     /// Has all registers restored when the thread runs again: after a system call RCX and R11 are not.
-    pub fn restore_all(&mut self) {
+    pub(crate) fn restore_all(&mut self) {
         self.frame.vector = 0;
     }
 
@@ -158,7 +158,7 @@ impl UserState {
 ///
 /// - Interrupts are off, and the executing CPU's page tables are the thread's program's.
 /// - The state stays in place until it is unloaded, and no other CPU has it loaded.
-pub unsafe fn enter(state: &mut UserState) -> Exit {
+pub(crate) unsafe fn enter(state: &mut UserState) -> Exit {
     let frame = &mut state.frame;
     if frame.rip >= USER_END {
         // The instructions that enter user mode would fault, not the program. Linux says so of it:

@@ -41,7 +41,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::FAULT`]; some may have been copied.
-    pub async fn read(&self, from: u64, to: &mut [u8]) -> Result<(), Errno> {
+    pub(crate) async fn read(&self, from: u64, to: &mut [u8]) -> Result<(), Errno> {
         self.copy(FaultAccess::Read, |done| user::read(from.wrapping_add(done as u64), &mut to[done..])).await
     }
 
@@ -50,7 +50,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::FAULT`]; some may have been copied.
-    pub async fn write(&self, to: u64, from: &[u8]) -> Result<(), Errno> {
+    pub(crate) async fn write(&self, to: u64, from: &[u8]) -> Result<(), Errno> {
         self.copy(FaultAccess::Write, |done| user::write(to.wrapping_add(done as u64), &from[done..])).await
     }
 
@@ -59,7 +59,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::FAULT`], [`Errno::INVALID`] if it is not aligned.
-    pub async fn load(&self, address: u64) -> Result<u32, Errno> {
+    pub(crate) async fn load(&self, address: u64) -> Result<u32, Errno> {
         if !address.is_multiple_of(4) {
             return Err(Errno::INVALID);
         }
@@ -73,7 +73,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::FAULT`].
-    pub async fn read_words<const N: usize>(&self, from: u64) -> Result<[u64; N], Errno> {
+    pub(crate) async fn read_words<const N: usize>(&self, from: u64) -> Result<[u64; N], Errno> {
         let mut bytes = [[0; 8]; N];
         self.read(from, bytes.as_flattened_mut()).await?;
         Ok(bytes.map(u64::from_le_bytes))
@@ -84,7 +84,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::FAULT`].
-    pub async fn write_words<const N: usize>(&self, to: u64, words: [u64; N]) -> Result<(), Errno> {
+    pub(crate) async fn write_words<const N: usize>(&self, to: u64, words: [u64; N]) -> Result<(), Errno> {
         self.write(to, words.map(u64::to_le_bytes).as_flattened()).await
     }
 
@@ -93,7 +93,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::FAULT`], [`Errno::TOO_LONG`], [`Errno::NO_MEMORY`].
-    pub async fn read_text(&self, from: u64) -> Result<Vec<u8>, Errno> {
+    pub(crate) async fn read_text(&self, from: u64) -> Result<Vec<u8>, Errno> {
         let mut text = Vec::new();
         loop {
             let mut byte = [0];
@@ -112,7 +112,7 @@ impl Memory {
 
 impl Task {
     /// The thread's memory.
-    pub fn memory(&self) -> &Memory {
+    pub(crate) fn memory(&self) -> &Memory {
         &self.thread.memory
     }
 }

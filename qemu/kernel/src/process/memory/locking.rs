@@ -12,7 +12,7 @@ use crate::syscall::Errno;
 
 /// When pages that are locked come into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Locking {
+pub(crate) enum Locking {
     /// Before the call returns.
     Now,
     /// When they are used first.
@@ -25,7 +25,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::NO_MEMORY`] if one is not mapped or may not be used, [`Errno::AGAIN`] if there is no memory for it.
-    pub async fn lock(&self, start: u64, bytes: u64, locking: Locking) -> Result<(), Errno> {
+    pub(crate) async fn lock(&self, start: u64, bytes: u64, locking: Locking) -> Result<(), Errno> {
         let (start, bytes) = whole_pages(start, bytes)?;
         let range = range(start, bytes, Errno::NO_MEMORY)?;
         // A hole is found before anything is filled.
@@ -37,7 +37,7 @@ impl Memory {
     }
 
     /// Has all pages that are mapped in memory, as far as they can be used and there is memory.
-    pub async fn lock_all(&self) {
+    pub(crate) async fn lock_all(&self) {
         // Linux tells of none that is left out, and there always is a hole.
         let _ = self
             .for_each_part(0..USER_END, async |part| {
@@ -52,18 +52,18 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::NO_MEMORY`] if one is not mapped, [`Errno::INVALID`].
-    pub async fn unlock(&self, start: u64, bytes: u64) -> Result<(), Errno> {
+    pub(crate) async fn unlock(&self, start: u64, bytes: u64) -> Result<(), Errno> {
         self.lock(start, bytes, Locking::OnUse).await
     }
 
     /// Says whether what is mapped from now on is in memory from the first.
-    pub fn set_future_locking(&self, locking: Option<Locking>) {
+    pub(crate) fn set_future_locking(&self, locking: Option<Locking>) {
         // Relaxed here and below: no other memory depends on it.
         self.fills_new_mappings.store(locking == Some(Locking::Now), Ordering::Relaxed);
     }
 
     /// Tells whether what is mapped is in memory from the first.
-    pub fn fills_new_mappings(&self) -> bool {
+    pub(crate) fn fills_new_mappings(&self) -> bool {
         self.fills_new_mappings.load(Ordering::Relaxed)
     }
 

@@ -25,7 +25,7 @@ pub(super) struct Part {
 
 /// What becomes of the pages that were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WriteBack {
+pub(crate) enum WriteBack {
     /// They are written back before the call returns.
     Awaited,
     /// They are written back some time.
@@ -39,7 +39,7 @@ impl Memory {
     /// # Errors
     ///
     /// As for [`Memory::map`].
-    pub fn map_object(
+    pub(crate) fn map_object(
         &self,
         request: &MapRequest,
         object: &MemoryObject<Kernel>,
@@ -57,13 +57,13 @@ impl Memory {
     }
 
     /// Returns which byte of which object the byte at `address` is, if processes share it.
-    pub fn shared_byte(&self, address: u64) -> Option<(ObjectId, u64)> {
+    pub(crate) fn shared_byte(&self, address: u64) -> Option<(ObjectId, u64)> {
         let part = self.space().object_at(&pin(), user_address(address)?)?;
         (part.sharing == Sharing::Shared).then(|| (part.object.id(), part.offset))
     }
 
     /// Tells whether a page of a range is mapped.
-    pub fn is_taken(&self, range: Range<u64>) -> bool {
+    pub(crate) fn is_taken(&self, range: Range<u64>) -> bool {
         let next = self.space().next_region(&pin(), VirtAddr::new_truncate(range.start));
         next.is_some_and(|next| next.start().as_u64() < range.end)
     }
@@ -103,7 +103,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::INVALID`], [`Errno::NO_MEMORY`] if a page is not mapped, [`Errno::INPUT_OUTPUT`].
-    pub async fn sync(&self, start: u64, bytes: u64, write_back: WriteBack) -> Result<(), Errno> {
+    pub(crate) async fn sync(&self, start: u64, bytes: u64, write_back: WriteBack) -> Result<(), Errno> {
         let range = range(start, bytes, Errno::NO_MEMORY)?;
         self.for_each_part(range, async |part| match &part.object {
             Some(shown) if shown.sharing == Sharing::Shared && write_back == WriteBack::Awaited => {
@@ -120,7 +120,7 @@ impl Memory {
     ///
     /// [`Errno::INVALID`] for memory without an object, [`Errno::ACCESS`] for private mappings and for those of
     /// files that may be read alone, [`Errno::NO_MEMORY`] if a page is not mapped, [`Errno::INPUT_OUTPUT`].
-    pub async fn remove(&self, start: u64, bytes: u64) -> Result<(), Errno> {
+    pub(crate) async fn remove(&self, start: u64, bytes: u64) -> Result<(), Errno> {
         let range = range(start, bytes, Errno::INVALID)?;
         self.for_each_part(range, async |part| {
             let shown = part.object.as_ref().ok_or(Errno::INVALID)?;
@@ -153,7 +153,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::INVALID`] if one is.
-    pub fn check_without_object(&self, start: u64, bytes: u64) -> Result<(), Errno> {
+    pub(crate) fn check_without_object(&self, start: u64, bytes: u64) -> Result<(), Errno> {
         self.check_objects(start, bytes, |_| Err(Errno::INVALID))
     }
 
@@ -163,7 +163,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::INVALID`], [`Errno::NO_MEMORY`] beyond what programs have.
-    pub fn resident(&self, start: u64, pages: &mut [Residency]) -> Result<usize, Errno> {
+    pub(crate) fn resident(&self, start: u64, pages: &mut [Residency]) -> Result<usize, Errno> {
         let at = aligned(start, Errno::NO_MEMORY)?;
         match self.space().residency(&pin(), at, pages) {
             Ok(()) => Ok(pages.len()),

@@ -27,11 +27,11 @@ use crate::syscall::Errno;
 const LOWEST: u64 = 0x1_0000;
 
 /// The addresses that a program may have.
-pub const BOUNDS: Bounds = Bounds { start: LOWEST, end: USER_END };
+pub(super) const BOUNDS: Bounds = Bounds { start: LOWEST, end: USER_END };
 
 /// Why a fault is the program's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// Nothing is mapped there.
     NotMapped,
     /// What is mapped there may not be used so.
@@ -46,7 +46,7 @@ pub enum Refusal {
 
 /// What a process has in memory.
 #[derive(Debug)]
-pub struct Memory {
+pub(crate) struct Memory {
     pub(super) space: AddressSpace<Kernel>,
     /// The program that was loaded into it, by its path in the RAM disk.
     program: &'static [u8],
@@ -56,10 +56,10 @@ pub struct Memory {
 
 /// Which address space a memory is, as long as it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpaceKey(PhysFrame);
+pub(crate) struct SpaceKey(PhysFrame);
 
 /// A change of mappings that other CPUs have not all heard of yet; `None` if they have.
-pub type Announced<'m> = Option<Unmapping<'m, Kernel>>;
+pub(crate) type Announced<'m> = Option<Unmapping<'m, Kernel>>;
 
 /// Ends `change` if that takes no wait.
 #[inline(always)]
@@ -90,23 +90,23 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::NO_MEMORY`].
-    pub fn new(program: &'static [u8]) -> Result<Memory, Errno> {
+    pub(crate) fn new(program: &'static [u8]) -> Result<Memory, Errno> {
         let space = SERVICE.create_randomized_space(&pin(), random()).map_err(|_| Errno::NO_MEMORY)?;
         Ok(Memory { space, program, fills_new_mappings: AtomicBool::new(false) })
     }
 
     /// Returns the path of the program that was loaded into it, without a slash at the start.
-    pub fn program(&self) -> &'static [u8] {
+    pub(crate) fn program(&self) -> &'static [u8] {
         self.program
     }
 
     /// Returns what no other address space has at the same time.
-    pub fn key(&self) -> SpaceKey {
+    pub(crate) fn key(&self) -> SpaceKey {
         SpaceKey(self.space.root())
     }
 
     /// Has the executing CPU translate through this space, if it does not already.
-    pub fn activate(&self) {
+    pub(crate) fn activate(&self) {
         if tlb::root() == self.space.root() {
             return;
         }
@@ -118,14 +118,14 @@ impl Memory {
     }
 
     /// Has the executing CPU translate through the kernel's space, if it does so through this one.
-    pub fn leave(&self) {
+    pub(crate) fn leave(&self) {
         if tlb::root() == self.space.root() {
             leave_spaces();
         }
     }
 
     /// Gives all of it back, in steps with turns of other tasks in between.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.space.close().await;
     }
 
@@ -134,19 +134,19 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::NO_MEMORY`].
-    pub fn fork(&self) -> Result<Memory, Errno> {
+    pub(crate) fn fork(&self) -> Result<Memory, Errno> {
         let space = self.space.fork(&pin()).map_err(|_| Errno::NO_MEMORY)?;
         // A child has locked nothing.
         Ok(Memory { space, program: self.program, fills_new_mappings: AtomicBool::new(false) })
     }
 
     /// Returns the address space.
-    pub fn space(&self) -> &AddressSpace<Kernel> {
+    pub(crate) fn space(&self) -> &AddressSpace<Kernel> {
         &self.space
     }
 
     /// Returns how many faults were answered without waiting, and how many after waiting for a page.
-    pub fn faults(&self) -> (u64, u64) {
+    pub(crate) fn faults(&self) -> (u64, u64) {
         (self.space.minor_faults(), self.space.major_faults())
     }
 
@@ -156,7 +156,7 @@ impl Memory {
     ///
     /// [`Errno::INVALID`], [`Errno::EXISTS`], [`Errno::NO_MEMORY`], [`Errno::NOT_PERMITTED`] below what a
     /// program may map.
-    pub fn map(&self, request: &MapRequest) -> Result<u64, Errno> {
+    pub(crate) fn map(&self, request: &MapRequest) -> Result<u64, Errno> {
         check_place(request)?;
         Ok(self.space.mmap(&pin(), request)?.as_u64())
     }
@@ -168,7 +168,7 @@ impl Memory {
     ///
     /// [`Errno::INVALID`], [`Errno::NO_MEMORY`].
     #[inline]
-    pub fn unmap(&self, start: u64, bytes: u64) -> Result<Announced<'_>, Errno> {
+    pub(crate) fn unmap(&self, start: u64, bytes: u64) -> Result<Announced<'_>, Errno> {
         let start = user_address(start).ok_or(Errno::INVALID)?;
         finished(self.space.munmap(&pin(), start, bytes))
     }
@@ -181,7 +181,7 @@ impl Memory {
     /// [`Errno::INVALID`], [`Errno::NO_MEMORY`]; [`Errno::ACCESS`] for a shared mapping of a file that may be read
     /// alone, or if frames would be writable and executable.
     #[inline]
-    pub fn protect(&self, start: u64, bytes: u64, access: Access) -> Result<Announced<'_>, Errno> {
+    pub(crate) fn protect(&self, start: u64, bytes: u64, access: Access) -> Result<Announced<'_>, Errno> {
         let at = aligned(start, Errno::NO_MEMORY)?;
         match self.space.mprotect(&pin(), at, bytes, access) {
             Err(MprotectError::OutsideSpace) => self.protect_up_to_end(at, bytes, access),
@@ -205,7 +205,13 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::INVALID`], [`Errno::FAULT`], [`Errno::NO_MEMORY`].
-    pub fn relocate(&self, start: u64, old: u64, new: u64, relocation: Relocation) -> Result<u64, Errno> {
+    pub(crate) fn relocate(
+        &self,
+        start: u64,
+        old: u64,
+        new: u64,
+        relocation: Relocation,
+    ) -> Result<u64, Errno> {
         let start = aligned(start, Errno::FAULT)?;
         Ok(self.space.mremap(&pin(), start, old, new, relocation)?.as_u64())
     }
@@ -215,7 +221,7 @@ impl Memory {
     /// # Errors
     ///
     /// As for [`Memory::relocate`].
-    pub fn move_contents(&self, start: u64, bytes: u64, to: Option<VirtAddr>) -> Result<u64, Errno> {
+    pub(crate) fn move_contents(&self, start: u64, bytes: u64, to: Option<VirtAddr>) -> Result<u64, Errno> {
         let start = aligned(start, Errno::FAULT)?;
         Ok(self.space.move_contents(&pin(), start, bytes, to)?.as_u64())
     }
@@ -227,7 +233,7 @@ impl Memory {
     ///
     /// [`Errno::INVALID`], [`Errno::NO_MEMORY`].
     #[inline]
-    pub fn advise(&self, start: u64, bytes: u64, advice: Advice) -> Result<Announced<'_>, Errno> {
+    pub(crate) fn advise(&self, start: u64, bytes: u64, advice: Advice) -> Result<Announced<'_>, Errno> {
         let at = aligned(start, Errno::NO_MEMORY)?;
         finished(self.space.madvise(&pin(), at, bytes, advice).map_err(|error| refused(error, start, bytes)))
     }
@@ -237,7 +243,7 @@ impl Memory {
     /// # Errors
     ///
     /// As for [`Memory::advise`]; [`Errno::FAULT`] for a page that cannot be read in.
-    pub async fn populate(&self, start: u64, bytes: u64, advice: Advice) -> Result<(), Errno> {
+    pub(crate) async fn populate(&self, start: u64, bytes: u64, advice: Advice) -> Result<(), Errno> {
         let at = aligned(start, Errno::NO_MEMORY)?;
         loop {
             let unmapping = match self.space.madvise(&pin(), at, bytes, advice) {
@@ -260,28 +266,28 @@ impl Memory {
     /// # Errors
     ///
     /// [`Errno::INVALID`], [`Errno::NO_MEMORY`], [`Errno::AGAIN`].
-    pub fn collapse(&self, start: u64, bytes: u64) -> Result<(), Errno> {
+    pub(crate) fn collapse(&self, start: u64, bytes: u64) -> Result<(), Errno> {
         let start = aligned(start, Errno::NO_MEMORY)?;
         Ok(self.space.collapse(&pin(), start, bytes)?)
     }
 
     /// Says which memory gets pages of 2 MiB without asking.
-    pub fn set_huge_pages(&self, setting: HugePages) {
+    pub(crate) fn set_huge_pages(&self, setting: HugePages) {
         self.space.set_huge_pages(setting);
     }
 
     /// Returns which memory gets pages of 2 MiB without asking.
-    pub fn huge_pages(&self) -> HugePages {
+    pub(crate) fn huge_pages(&self) -> HugePages {
         self.space.huge_pages()
     }
 
     /// Has the heap begin at `address`, before the program runs.
-    pub fn start_heap(&self, address: u64) {
+    pub(crate) fn start_heap(&self, address: u64) {
         self.space.set_heap_start(VirtAddr::new_truncate(address));
     }
 
     /// Moves the end of the heap to `address` if it can be there; where it is then.
-    pub fn set_break(&self, address: u64) -> u64 {
+    pub(crate) fn set_break(&self, address: u64) -> u64 {
         // Below the heap's start nothing moves.
         self.space.brk(&pin(), user_address(address).unwrap_or(VirtAddr::new_truncate(0))).as_u64()
     }
@@ -289,7 +295,7 @@ impl Memory {
     /// A program's `access` to `address` faulted, for want of a translation, or because the translation that
     /// `is_mapped` does not permit it. May the program repeat it now? If not, [`Memory::resolve`] says why.
     #[inline]
-    pub fn resolves_at_once(&self, address: u64, access: FaultAccess, is_mapped: bool) -> bool {
+    pub(crate) fn resolves_at_once(&self, address: u64, access: FaultAccess, is_mapped: bool) -> bool {
         let Some(address) = user_address(address) else { return false };
         let fault = PageFault::new(address, access);
         let fault = if is_mapped { fault.not_permitted() } else { fault };
@@ -301,7 +307,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Refusal`]: it would fault again.
-    pub async fn resolve(&self, address: u64, access: FaultAccess) -> Result<(), Refusal> {
+    pub(crate) async fn resolve(&self, address: u64, access: FaultAccess) -> Result<(), Refusal> {
         let address = user_address(address).ok_or(Refusal::NotMapped)?;
         self.answer(PageFault::new(address, access)).await
     }
@@ -311,7 +317,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Refusal`]: it would fault again.
-    pub async fn resolve_refused(&self, address: u64, access: FaultAccess) -> Result<(), Refusal> {
+    pub(crate) async fn resolve_refused(&self, address: u64, access: FaultAccess) -> Result<(), Refusal> {
         let address = user_address(address).ok_or(Refusal::NotMapped)?;
         self.answer(PageFault::new(address, access).not_permitted()).await
     }
@@ -350,7 +356,7 @@ pub(super) fn aligned(address: u64, outside: Errno) -> Result<VirtAddr, Errno> {
 /// # Errors
 ///
 /// [`Errno::NO_MEMORY`] if no program may have that.
-pub fn fixed(address: u64) -> Result<VirtAddr, Errno> {
+pub(crate) fn fixed(address: u64) -> Result<VirtAddr, Errno> {
     user_address(address).ok_or(Errno::NO_MEMORY)
 }
 
@@ -359,7 +365,7 @@ pub fn fixed(address: u64) -> Result<VirtAddr, Errno> {
 /// # Errors
 ///
 /// As for [`fixed`].
-pub fn request_at(address: u64, bytes: u64, kind: Kind, access: Access) -> Result<MapRequest, Errno> {
+pub(super) fn request_at(address: u64, bytes: u64, kind: Kind, access: Access) -> Result<MapRequest, Errno> {
     let request = MapRequest::anonymous(bytes).kind(kind).access(access);
     Ok(request.placed(Placement::FixedNoReplace(fixed(address)?)))
 }
@@ -379,7 +385,7 @@ pub(super) fn check_place(request: &MapRequest) -> Result<(), Errno> {
 }
 
 /// Has the executing CPU translate through the kernel's space.
-pub fn leave_spaces() {
+pub(crate) fn leave_spaces() {
     let pin = pin();
     if let Some(kernel) = SERVICE.kernel_space()
         // SAFETY: as in `activate`.

@@ -29,7 +29,7 @@ const SYSCALL_BYTES: u64 = 2;
 
 /// What a handler is told about a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cause {
+pub(crate) struct Cause {
     /// Which signal.
     pub signal: Signal,
     /// `si_code`.
@@ -53,7 +53,7 @@ const BY_USER: i32 = 0;
 
 impl Cause {
     /// A signal that a process sent.
-    pub fn sent(signal: Signal) -> Cause {
+    pub(crate) fn sent(signal: Signal) -> Cause {
         Cause { signal, code: BY_USER, detail: 0, exception: None }
     }
 
@@ -95,7 +95,7 @@ fn tried(error: u64) -> FaultAccess {
 impl Task {
     /// Is the thread's exception a page fault that the program may repeat by now, without waiting?
     #[inline]
-    pub fn resolves_at_once(&self, vector: Vector, error: u64, address: u64) -> bool {
+    pub(crate) fn resolves_at_once(&self, vector: Vector, error: u64, address: u64) -> bool {
         vector == vector::PAGE_FAULT
             && error & BY_USER_MODE != 0
             && self.memory().resolves_at_once(address, tried(error), error & PRESENT != 0)
@@ -103,7 +103,7 @@ impl Task {
 
     /// Does something about the thread's exception: has its page mapped, calls its handler, or ends its
     /// process.
-    pub async fn on_exception(&mut self, vector: Vector, error: u64, address: u64) {
+    pub(crate) async fn on_exception(&mut self, vector: Vector, error: u64, address: u64) {
         let mut refusal = None;
         if vector == vector::PAGE_FAULT {
             // A CPU's access of its own to what a segment or IRET names. QEMU 7.2 makes those of IRET and RETF
@@ -126,7 +126,7 @@ impl Task {
 
     /// Delivers what the thread cannot go on without: if it puts the signal off, or ignores it, the process
     /// ends.
-    pub async fn force(&mut self, cause: Cause) {
+    pub(crate) async fn force(&mut self, cause: Cause) {
         let process = &self.thread.process;
         let handling = process.actions.lock().get(cause.signal).handling();
         if handling != Handling::Call || self.thread.blocked().contains(cause.signal) {
@@ -137,7 +137,7 @@ impl Task {
     }
 
     /// Does what the process does about a signal.
-    pub async fn deliver(&mut self, cause: Cause) {
+    pub(crate) async fn deliver(&mut self, cause: Cause) {
         let signal = cause.signal;
         let action = self.thread.process.actions.lock().take(signal);
         match action.handling() {
@@ -216,7 +216,7 @@ impl Task {
     /// # Errors
     ///
     /// [`Errno::FAULT`]: they cannot be read. The registers are as they were.
-    pub async fn return_from_handler(&mut self) -> Result<(), Errno> {
+    pub(crate) async fn return_from_handler(&mut self) -> Result<(), Errno> {
         let at = self.state.frame.rsp;
         let memory = self.memory();
         let context: [u64; CONTEXT_WORDS] = memory.read_words(at).await?;

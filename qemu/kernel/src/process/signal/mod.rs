@@ -8,7 +8,7 @@ use linux_raw_sys::general::{SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SA_RESTART, S
 
 /// A signal's number: 1 to 64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Signal(u8);
+pub(crate) struct Signal(u8);
 
 macro_rules! signals {
     ($($name:ident = $number:literal,)*) => {
@@ -41,18 +41,18 @@ signals! {
 
 impl Signal {
     /// The signal of this number, if there is one.
-    pub fn new(number: u64) -> Option<Signal> {
+    pub(crate) fn new(number: u64) -> Option<Signal> {
         matches!(number, 1..=64).then_some(Signal(number as u8))
     }
 
     /// The number.
-    pub fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         self.0
     }
 
     /// Is nothing done about it unless the process says so? Processes are not stopped here, so the signals
     /// that would stop them are of these.
-    pub fn is_ignored_by_default(self) -> bool {
+    pub(crate) fn is_ignored_by_default(self) -> bool {
         matches!(
             self,
             Signal::CHLD
@@ -67,7 +67,7 @@ impl Signal {
     }
 
     /// May a process say what it does about it?
-    pub fn is_handled(self) -> bool {
+    pub(crate) fn is_handled(self) -> bool {
         !matches!(self, Signal::KILL | Signal::STOP)
     }
 }
@@ -83,36 +83,36 @@ impl fmt::Display for Signal {
 
 /// A set of signals, as Linux writes it: bit 0 is signal 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SignalSet(pub u64);
+pub(crate) struct SignalSet(pub u64);
 
 impl SignalSet {
     /// No signal.
-    pub const EMPTY: SignalSet = SignalSet(0);
+    pub(crate) const EMPTY: SignalSet = SignalSet(0);
 
     /// `signal` alone.
-    pub fn of(signal: Signal) -> SignalSet {
+    pub(crate) fn of(signal: Signal) -> SignalSet {
         SignalSet(1 << (signal.0 - 1))
     }
 
     /// Is `signal` one of them?
-    pub fn contains(self, signal: Signal) -> bool {
+    pub(crate) fn contains(self, signal: Signal) -> bool {
         self.0 & SignalSet::of(signal).0 != 0
     }
 
     /// The one of the lowest number.
-    pub fn first(self) -> Option<Signal> {
+    pub(crate) fn first(self) -> Option<Signal> {
         (self.0 != 0).then(|| Signal(self.0.trailing_zeros() as u8 + 1))
     }
 
     /// All but those that nobody can put off.
-    pub fn without_unblockable(self) -> SignalSet {
+    pub(crate) fn without_unblockable(self) -> SignalSet {
         SignalSet(self.0 & !(SignalSet::of(Signal::KILL).0 | SignalSet::of(Signal::STOP).0))
     }
 }
 
 /// What a process does about a signal, as `rt_sigaction` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Action {
+pub(crate) struct Action {
     /// The handler's address, or one of two values that are no addresses.
     pub handler: u64,
     /// `SA_…`.
@@ -125,7 +125,7 @@ pub struct Action {
 
 /// What [`Action::handler`] means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handling {
+pub(crate) enum Handling {
     /// What is usual for the signal.
     Default,
     /// Nothing.
@@ -136,10 +136,10 @@ pub enum Handling {
 
 impl Action {
     /// What is usual.
-    pub const DEFAULT: Action = Action { handler: 0, flags: 0, restorer: 0, mask: SignalSet::EMPTY };
+    pub(crate) const DEFAULT: Action = Action { handler: 0, flags: 0, restorer: 0, mask: SignalSet::EMPTY };
 
     /// What the handler's value means.
-    pub fn handling(&self) -> Handling {
+    pub(crate) fn handling(&self) -> Handling {
         match self.handler {
             0 => Handling::Default,
             1 => Handling::Ignore,
@@ -148,7 +148,7 @@ impl Action {
     }
 
     /// Does nothing come of `signal`?
-    pub fn ignores(&self, signal: Signal) -> bool {
+    pub(crate) fn ignores(&self, signal: Signal) -> bool {
         match self.handling() {
             Handling::Ignore => true,
             Handling::Default => signal.is_ignored_by_default(),
@@ -161,22 +161,22 @@ impl Action {
     }
 
     /// Does the handler run on the alternate stack?
-    pub fn is_on_alternate_stack(&self) -> bool {
+    pub(crate) fn is_on_alternate_stack(&self) -> bool {
         self.has(SA_ONSTACK)
     }
 
     /// Tells whether a system call that the signal has interrupted is made again after the handler.
-    pub fn restarts(&self) -> bool {
+    pub(crate) fn restarts(&self) -> bool {
         self.has(SA_RESTART)
     }
 
     /// Where the handler returns to, if that is said.
-    pub fn returns_to(&self) -> Option<u64> {
+    pub(crate) fn returns_to(&self) -> Option<u64> {
         self.has(SA_RESTORER).then_some(self.restorer)
     }
 
     /// The signals that are put off while the handler runs for `signal`, beyond `blocked`.
-    pub fn blocked_meanwhile(&self, signal: Signal, blocked: SignalSet) -> SignalSet {
+    pub(crate) fn blocked_meanwhile(&self, signal: Signal, blocked: SignalSet) -> SignalSet {
         let own = if self.has(SA_NODEFER) { SignalSet::EMPTY } else { SignalSet::of(signal) };
         SignalSet(blocked.0 | self.mask.0 | own.0)
     }
@@ -184,33 +184,33 @@ impl Action {
 
 /// What a process does about each signal.
 #[derive(Debug, Clone)]
-pub struct ActionTable([Action; 64]);
+pub(crate) struct ActionTable([Action; 64]);
 
 impl ActionTable {
     /// What is usual, about all.
-    pub const fn new() -> ActionTable {
+    pub(crate) const fn new() -> ActionTable {
         ActionTable([Action::DEFAULT; 64])
     }
 
     /// What is done about `signal`.
-    pub fn get(&self, signal: Signal) -> Action {
+    pub(crate) fn get(&self, signal: Signal) -> Action {
         self.0[usize::from(signal.0 - 1)]
     }
 
     /// Has `action` done about `signal`.
-    pub fn set(&mut self, signal: Signal, action: Action) {
+    pub(crate) fn set(&mut self, signal: Signal, action: Action) {
         self.0[usize::from(signal.0 - 1)] = action;
     }
 
     /// Forgets all handlers, which another program would not have: what is usual is done instead.
-    pub fn forget_handlers(&mut self) {
+    pub(crate) fn forget_handlers(&mut self) {
         for action in self.0.iter_mut().filter(|action| action.handling() == Handling::Call) {
             *action = Action::DEFAULT;
         }
     }
 
     /// What to do about a `signal` that has come; an action that is for once only is the usual one then.
-    pub fn take(&mut self, signal: Signal) -> Action {
+    pub(crate) fn take(&mut self, signal: Signal) -> Action {
         let action = self.get(signal);
         if action.has(SA_RESETHAND) && action.handling() == Handling::Call {
             self.set(signal, Action::DEFAULT);
@@ -221,7 +221,7 @@ impl ActionTable {
 
 /// A stack for handlers, as `sigaltstack` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AlternateStack {
+pub(crate) struct AlternateStack {
     /// Where it begins, at its lowest address.
     pub start: u64,
     /// Its bytes; none if there is no such stack.
@@ -230,20 +230,20 @@ pub struct AlternateStack {
 
 impl AlternateStack {
     /// No stack.
-    pub const NONE: AlternateStack = AlternateStack { start: 0, bytes: 0 };
+    pub(crate) const NONE: AlternateStack = AlternateStack { start: 0, bytes: 0 };
 
     /// Is the thread on it, with its stack pointer at `pointer`?
-    pub fn holds(&self, pointer: u64) -> bool {
+    pub(crate) fn holds(&self, pointer: u64) -> bool {
         pointer.checked_sub(self.start).is_some_and(|offset| offset > 0 && offset <= self.bytes)
     }
 
     /// Where it ends, if there is one.
-    pub fn top(&self) -> Option<u64> {
+    pub(crate) fn top(&self) -> Option<u64> {
         (self.bytes > 0).then(|| self.start.wrapping_add(self.bytes))
     }
 
     /// `SS_…` of a thread that is not on it.
-    pub fn flags(&self) -> u64 {
+    pub(crate) fn flags(&self) -> u64 {
         if self.bytes == 0 { u64::from(SS_DISABLE) } else { 0 }
     }
 }

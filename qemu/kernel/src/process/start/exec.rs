@@ -18,7 +18,7 @@ use crate::syscall::Errno;
 /// # Errors
 ///
 /// [`StartError`]: the process goes on as it was. [`Errno::INTERRUPTED`] if the thread must end.
-pub async fn exec(
+pub(crate) async fn exec(
     task: &mut Task,
     program: File<'static>,
     arguments: &[Vec<u8>],

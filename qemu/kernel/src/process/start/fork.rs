@@ -14,7 +14,7 @@ use crate::syscall::Errno;
 
 /// Whose memory a child runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ChildMemory {
+pub(crate) enum ChildMemory {
     /// A copy of its parent's.
     #[default]
     Copied,
@@ -24,7 +24,7 @@ pub enum ChildMemory {
 
 /// Which process is a child's parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Parent {
+pub(crate) enum Parent {
     /// The one that makes the child.
     #[default]
     Maker,
@@ -34,7 +34,7 @@ pub enum Parent {
 
 /// What of a child's registers and memory is not its parent's.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Birth {
+pub(crate) struct Birth {
     /// Whose memory it runs in.
     pub memory: ChildMemory,
     /// The process that is told of its end.
@@ -54,7 +54,7 @@ static GIVEN_BACK: Event = Event::new();
 
 /// The memory of a parent, which a child uses until it drops this.
 #[derive(Debug)]
-pub struct Loan(Shared<AtomicBool>);
+pub(crate) struct Loan(Shared<AtomicBool>);
 
 impl Drop for Loan {
     fn drop(&mut self) {
@@ -71,7 +71,7 @@ impl Drop for Loan {
 ///
 /// [`Errno::NO_MEMORY`], [`Errno::AGAIN`], [`Errno::FAULT`], [`Errno::NOT_PERMITTED`] for a base that is no
 /// user's address.
-pub async fn fork(task: &mut Task, birth: Birth) -> Result<TaskId, Errno> {
+pub(crate) async fn fork(task: &mut Task, birth: Birth) -> Result<TaskId, Errno> {
     let id = TaskId::next();
     let mut state = boxed(task.state.copy())?;
     state.frame.rax = 0;

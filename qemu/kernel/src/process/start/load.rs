@@ -17,7 +17,7 @@ use crate::process::{Memory, OutOfMemory, StartError};
 use crate::syscall::Errno;
 
 /// Bytes that the first thread's stack may grow to: what a space has it by default.
-pub const STACK: u64 = 8 << 20;
+pub(crate) const STACK: u64 = 8 << 20;
 /// Bytes that it has from the first.
 const FIRST_STACK: u64 = 256 << 10;
 /// Where programs that may lie anywhere begin, and by how many pages that is shifted at random.
@@ -31,7 +31,7 @@ const CLOCK_TICKS: u64 = 100;
 
 /// What a program is given.
 #[derive(Debug, Clone, Copy)]
-pub struct Words<'a> {
+pub(crate) struct Words<'a> {
     /// Its arguments, its name first.
     pub arguments: &'a [Text<'a>],
     /// Its environment.
@@ -40,7 +40,7 @@ pub struct Words<'a> {
 
 /// A program that is ready to run.
 #[derive(Debug)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// Its memory.
     pub memory: Memory,
     /// Where it begins.
@@ -54,7 +54,7 @@ pub struct Loaded {
 /// # Errors
 ///
 /// [`StartError`]; nothing is left of it.
-pub async fn load(program: File<'static>, words: Words<'_>) -> Result<Loaded, StartError> {
+pub(crate) async fn load(program: File<'static>, words: Words<'_>) -> Result<Loaded, StartError> {
     let image = Image::read(program.content, BOUNDS).map_err(StartError::Image)?;
     let memory = Memory::new(program.name)?;
     match fill(&memory, &image, words).await {
@@ -151,7 +151,7 @@ async fn set_up_stack(
 /// # Errors
 ///
 /// [`OutOfMemory`].
-pub fn borrowed<T: AsRef<[u8]>>(texts: &[T]) -> Result<Vec<Text<'_>>, OutOfMemory> {
+pub(crate) fn borrowed<T: AsRef<[u8]>>(texts: &[T]) -> Result<Vec<Text<'_>>, OutOfMemory> {
     let mut borrowed = Vec::new();
     borrowed.try_reserve_exact(texts.len()).map_err(|_| OutOfMemory)?;
     borrowed.extend(texts.iter().map(AsRef::as_ref));

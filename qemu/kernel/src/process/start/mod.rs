@@ -26,7 +26,7 @@ use load::{Loaded, Words, borrowed, load};
 
 /// What to run.
 #[derive(Debug, Clone)]
-pub struct Program {
+pub(crate) struct Program {
     /// The executable.
     pub file: File<'static>,
     /// Its arguments, its name first.
@@ -37,7 +37,7 @@ pub struct Program {
 
 /// Why a program was not started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// The file cannot run.
     Image(ImageError),
     /// There is no room for its stack.
@@ -76,7 +76,7 @@ impl From<OutOfMemory> for StartError {
 /// # Errors
 ///
 /// [`SpawnError`]; the task's own are [`StartError`].
-pub fn start(cpu: CpuId, program: Program) -> Result<Spawned<Result<TaskId, StartError>>, SpawnError> {
+pub(crate) fn start(cpu: CpuId, program: Program) -> Result<Spawned<Result<TaskId, StartError>>, SpawnError> {
     spawn_on(cpu, move || start_here(program))
 }
 

@@ -30,7 +30,7 @@ static GIVEN: [AtomicPtr<u8>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut(
 static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 
 /// Runs a participant on each CPU; true if all was right. Prints what the heap holds.
-pub async fn run(topology: &'static Topology) -> bool {
+pub(super) async fn run(topology: &'static Topology) -> bool {
     let mut participants = Vec::new();
     for cpu in ipi::running().iter() {
         match spawn_on(cpu, move || participate(cpu, topology)) {

@@ -4,7 +4,7 @@ use crate::process::{Ending, Signal};
 
 /// One program.
 #[derive(Debug)]
-pub struct Case {
+pub(super) struct Case {
     /// Its arguments, its name in the RAM disk first.
     pub arguments: &'static [&'static str],
     /// How it must end.
@@ -15,7 +15,7 @@ pub struct Case {
 
 /// What a program must write.
 #[derive(Debug)]
-pub enum Output {
+pub(super) enum Output {
     /// This text.
     Text(&'static str),
     /// What is in this file of the RAM disk.
@@ -43,7 +43,7 @@ const fn killed(arguments: &'static [&'static str], signal: Signal) -> Case {
 }
 
 /// Ordinary programs, for each CPU.
-pub const PROGRAMS: &[Case] = &[
+pub(super) const PROGRAMS: &[Case] = &[
     exits(&["plain", "4"], "4 threads\nsum 31996000\nwords 327500\nin turn 40\nslept true\ndeep 1000\n"),
     holds(&["checks", "registers"]),
     holds(&["checks", "vectors"]),
@@ -99,15 +99,15 @@ pub const PROGRAMS: &[Case] = &[
 ];
 
 /// Random logs of memory calls, which are compared with a model: others on each CPU.
-pub const LOGS: &Case = &exits(&["posix", "logs", "4"], "4 logs agree\n");
+pub(super) const LOGS: &Case = &exits(&["posix", "logs", "4"], "4 logs agree\n");
 
 /// Attacks on what keeps programs apart, for each CPU.
-pub const ISOLATION: &[Case] =
+pub(super) const ISOLATION: &[Case] =
     &[holds(&["isolation", "fork"]), holds(&["isolation", "exec"]), holds(&["isolation", "exit"])];
 
 /// What BusyBox does, for each CPU, if the RAM disk has it: a shell that forks, has its children run other programs,
 /// and puts pipes between them.
-pub const SHELL: &[Case] = &[
+pub(super) const SHELL: &[Case] = &[
     // The runner has the same arguments.
     agrees(&["busybox", "sha256sum", "plain", "numbers", "b3sum"], "busybox.sha256"),
     exits(&["busybox", "awk", "{ sum += $1 } END { print NR, sum }", "numbers"], "2000 2001000\n"),
@@ -163,7 +163,7 @@ pub const SHELL: &[Case] = &[
 
 /// Attacks and further checks, each for one CPU. The unit of floating-point exceptions and INT1 are left out: QEMU's TCG raises
 /// neither.
-pub const ATTACKS: &[Case] = &[
+pub(super) const ATTACKS: &[Case] = &[
     killed(&["attacks", "read-kernel"], Signal::SEGV),
     killed(&["attacks", "read-image"], Signal::SEGV),
     killed(&["attacks", "write-kernel"], Signal::SEGV),
