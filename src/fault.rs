@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 #[allow(clippy::enum_variant_names, reason = "one mistake is a page fault's")]
+#[cfg_attr(not(feature = "fault-injection"), allow(unreachable_pub, reason = "public with the feature only"))]
 pub enum Fault {
     /// A page fault replaces a shared page by a copy without flushing TLBs.
     CowWithoutFlush = 1,

@@ -3,16 +3,17 @@
 #[cfg(feature = "fault-injection")]
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use topomem_percpu::CpuId;
 #[cfg(feature = "fault-injection")]
-use topomem_percpu::{AtomicCpuSet, sync};
+use topomem_percpu::AtomicCpuSet;
+use topomem_percpu::CpuId;
 
 /// A mistake to inject. Each was made by some kernel, or is tempting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 #[cfg_attr(
     not(feature = "fault-injection"),
-    allow(dead_code, reason = "some are asked for by the cell only")
+    allow(dead_code, reason = "some are asked for by the cell only"),
+    allow(unreachable_pub, reason = "public with the feature only")
 )]
 pub enum Fault {
     /// Publish generations without flushing.

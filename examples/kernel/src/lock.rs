@@ -8,7 +8,7 @@ use x86_64::instructions::interrupts;
 
 /// Something that one CPU uses at a time, with interrupts off.
 #[derive(Debug)]
-pub struct Lock<T> {
+pub(crate) struct Lock<T> {
     taken: AtomicBool,
     inner: UnsafeCell<T>,
 }
@@ -17,11 +17,11 @@ pub struct Lock<T> {
 unsafe impl<T: Send> Sync for Lock<T> {}
 
 impl<T> Lock<T> {
-    pub const fn new(inner: T) -> Lock<T> {
+    pub(crate) const fn new(inner: T) -> Lock<T> {
         Lock { taken: AtomicBool::new(false), inner: UnsafeCell::new(inner) }
     }
 
-    pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         interrupts::without_interrupts(|| {
             // Acquire pairs with the Release below.
             while self.taken.swap(true, Ordering::Acquire) {

@@ -41,7 +41,7 @@ struct MemoryMapEntry {
 
 /// The machine.
 #[derive(Debug)]
-pub struct Machine {
+pub(crate) struct Machine {
     ranges: [Range<u64>; MAX_RANGES],
     range_count: usize,
     apic_ids: [u32; MAX_CPUS],
@@ -51,7 +51,7 @@ pub struct Machine {
 
 /// Physical memory is mapped to itself.
 #[derive(Debug, Clone)]
-pub struct Identity;
+pub(crate) struct Identity;
 
 impl AcpiHandler for Identity {
     unsafe fn map_physical_region<T>(&self, address: usize, bytes: usize) -> PhysicalMapping<Self, T> {
@@ -64,7 +64,7 @@ impl AcpiHandler for Identity {
 }
 
 /// The byte at a physical address.
-pub fn at<T>(address: u64) -> *mut T {
+pub(crate) fn at<T>(address: u64) -> *mut T {
     ptr::with_exposed_provenance_mut(address as usize)
 }
 
@@ -79,7 +79,7 @@ impl Machine {
     /// # Safety
     ///
     /// `start_info` is the address that a PVH loader passed; it and what it leads to are unchanged.
-    pub unsafe fn read(start_info: u64) -> Machine {
+    pub(crate) unsafe fn read(start_info: u64) -> Machine {
         // SAFETY: the caller's promise.
         let (info, entries) = unsafe {
             let info = &*at::<StartInfo>(start_info);
@@ -127,24 +127,24 @@ impl Machine {
     }
 
     /// Returns RAM from 1 MiB to 4 GiB, the kernel's image included.
-    pub fn ram(&self) -> &[Range<u64>] {
+    pub(crate) fn ram(&self) -> &[Range<u64>] {
         &self.ranges[..self.range_count]
     }
 
     /// Returns where the kernel lies.
     #[allow(dead_code, reason = "not every tier needs it")]
-    pub fn image(&self) -> Range<u64> {
+    pub(crate) fn image(&self) -> Range<u64> {
         (&raw const __image_start as u64)..(&raw const __image_end as u64)
     }
 
     /// Returns each CPU's APIC id, by its number.
-    pub fn apic_ids(&self) -> &[u32] {
+    pub(crate) fn apic_ids(&self) -> &[u32] {
         &self.apic_ids[..self.cpu_count]
     }
 
     /// Returns where the RSDP lies.
     #[allow(dead_code, reason = "not every tier needs it")]
-    pub fn rsdp(&self) -> u64 {
+    pub(crate) fn rsdp(&self) -> u64 {
         self.rsdp
     }
 }

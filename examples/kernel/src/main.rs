@@ -130,7 +130,7 @@ fn leave() {
 }
 
 /// Returns what must be there for the kernel to go on.
-pub fn must<T, E: Display>(what: &str, result: Result<T, E>) -> T {
+pub(crate) fn must<T, E: Display>(what: &str, result: Result<T, E>) -> T {
     match result {
         Ok(value) => value,
         Err(error) => panic!("{what}: {error}"),

@@ -17,7 +17,7 @@ struct Pages {
 static PAGES: Lock<Pages> = Lock::new(Pages { start: 0, count: 0, free: 0, hint: 0 });
 
 /// Gives the allocator its memory: what the kernel does not occupy of the largest range of RAM.
-pub fn init(machine: &Machine) {
+pub(crate) fn init(machine: &Machine) {
     let image = machine.image();
     let beyond_image = |range: &core::ops::Range<u64>| {
         let start = if range.contains(&image.start) { image.end } else { range.start };
@@ -35,7 +35,7 @@ pub fn init(machine: &Machine) {
 }
 
 /// Returns the address of `count` free pages, a multiple of their size; `count` is a power of two.
-pub fn allocate(count: u64) -> Option<u64> {
+pub(crate) fn allocate(count: u64) -> Option<u64> {
     PAGES.with(|pages| {
         let bytes = count * PAGE;
         let first = pages.start.next_multiple_of(bytes) - pages.start;
@@ -53,7 +53,7 @@ pub fn allocate(count: u64) -> Option<u64> {
 }
 
 /// Takes back `count` pages.
-pub fn free(address: u64, count: u64) {
+pub(crate) fn free(address: u64, count: u64) {
     PAGES.with(|pages| {
         let first = (address - pages.start) / PAGE;
         for page in first..first + count {
@@ -65,7 +65,7 @@ pub fn free(address: u64, count: u64) {
 }
 
 /// Returns how many pages are free.
-pub fn free_count() -> u64 {
+pub(crate) fn free_count() -> u64 {
     PAGES.with(|pages| pages.free)
 }
 

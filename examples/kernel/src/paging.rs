@@ -8,7 +8,7 @@ use crate::machine::at;
 use crate::task::Registers;
 
 /// Where the window begins: the second 512 GiB.
-pub const WINDOW: u64 = 1 << 39;
+pub(crate) const WINDOW: u64 = 1 << 39;
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 2;
@@ -46,7 +46,7 @@ paging_read_failed:
 );
 
 /// Maps `page` to `frame`. `table` gives the frame of each table that is missing.
-pub fn map(page: u64, frame: u64, mut table: impl FnMut() -> u64) {
+pub(crate) fn map(page: u64, frame: u64, mut table: impl FnMut() -> u64) {
     TABLES.with(|added| {
         let mut entry = entry_of(&raw const boot_root as u64, page, 3);
         for level in (0..3).rev() {
@@ -65,7 +65,7 @@ pub fn map(page: u64, frame: u64, mut table: impl FnMut() -> u64) {
 }
 
 /// Unmaps `page`, and returns its frame. Every CPU may still have the translation.
-pub fn unmap(page: u64) -> Option<u64> {
+pub(crate) fn unmap(page: u64) -> Option<u64> {
     let mut table = &raw const boot_root as u64;
     for level in (1..4).rev() {
         let entry = entry_of(table, page, level).load(Ordering::Acquire);
@@ -85,19 +85,19 @@ fn entry_of(table: u64, page: u64, level: u32) -> &'static AtomicU64 {
 }
 
 /// Returns how many tables were added.
-pub fn table_count() -> u64 {
+pub(crate) fn table_count() -> u64 {
     TABLES.with(|added| *added)
 }
 
 /// Reads the word at `address`; `None` if nothing is mapped there.
-pub fn read(address: u64) -> Option<u64> {
+pub(crate) fn read(address: u64) -> Option<u64> {
     // SAFETY: the read is done or fails, and whatever is in the window may be read.
     let found = unsafe { paging_read(address) };
     (found.is_there != 0).then_some(found.word)
 }
 
 /// Goes on behind a read that has faulted. Says whether the fault was of such a read.
-pub fn recover(registers: &mut Registers) -> bool {
+pub(crate) fn recover(registers: &mut Registers) -> bool {
     let is_read = registers.rip == paging_read as *const () as usize as u64;
     if is_read {
         registers.rip = paging_read_failed as *const () as usize as u64;

@@ -8,21 +8,21 @@ use crate::arch::cpu;
 use crate::arch::interrupts::YIELD;
 
 /// How many tasks there are.
-pub const TASKS: usize = 8;
+pub(crate) const TASKS: usize = 8;
 /// How many preemptions a run must have had.
-pub const ENOUGH: u32 = 100;
+pub(crate) const ENOUGH: u32 = 100;
 const STACK: usize = 32 * 1024;
 
 /// A task's number, below [`TASKS`].
-pub type TaskIndex = usize;
+pub(crate) type TaskIndex = usize;
 
 /// A context's registers, as the stubs in [`crate::arch::interrupts`] leave them on the stack.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub struct Registers {
+pub(crate) struct Registers {
     general: [u64; 15],
-    pub error: u64,
-    pub rip: u64,
+    pub(crate) error: u64,
+    pub(crate) rip: u64,
     cs: u64,
     flags: u64,
     rsp: u64,
@@ -33,7 +33,7 @@ pub struct Registers {
 const RDI: usize = 8;
 
 impl Registers {
-    pub const NONE: Registers =
+    pub(crate) const NONE: Registers =
         Registers { general: [0; 15], error: 0, rip: 0, cs: 0, flags: 0, rsp: 0, ss: 0 };
 }
 
@@ -70,7 +70,7 @@ static ALL: [Task; TASKS] = [const {
 /// # Safety
 ///
 /// Called once, before any CPU switches.
-pub unsafe fn start_all() {
+pub(crate) unsafe fn start_all() {
     for (index, task) in ALL.iter().enumerate() {
         let mut registers = Registers {
             rip: run as *const () as usize as u64,
@@ -96,24 +96,24 @@ extern "sysv64" fn run(index: TaskIndex) -> ! {
 }
 
 /// Lets another task run.
-pub fn yield_now() {
+pub(crate) fn yield_now() {
     // SAFETY: the handler comes back with all registers as they are.
     unsafe { asm!("int {0}", const YIELD) };
 }
 
 /// Has every task ended?
-pub fn all_are_done() -> bool {
+pub(crate) fn all_are_done() -> bool {
     ALL.iter().all(|task| task.state.load(Ordering::Acquire) == DONE)
 }
 
 /// Says whether a task goes on after `round` rounds of at least `least`: until tasks were preempted often enough.
 #[allow(dead_code, reason = "not every tier needs it")]
-pub fn goes_on(round: usize, least: usize) -> bool {
+pub(crate) fn goes_on(round: usize, least: usize) -> bool {
     round < least || preemptions().0 < 2 * ENOUGH
 }
 
 /// How often tasks were preempted, and the most CPUs that one of them ran on.
-pub fn preemptions() -> (u32, u32) {
+pub(crate) fn preemptions() -> (u32, u32) {
     let preemptions = ALL.iter().map(|task| task.preemptions.load(Ordering::Relaxed)).sum();
     let cpus = ALL.iter().map(|task| task.cpus.load(Ordering::Relaxed).count_ones()).max();
     (preemptions, cpus.unwrap_or(0))
@@ -121,7 +121,7 @@ pub fn preemptions() -> (u32, u32) {
 
 /// Replaces the interrupted context's registers by those of the next task, unless preemption is off there. For
 /// interrupt handlers with a stack of their own.
-pub fn switch(registers: &mut Registers) {
+pub(crate) fn switch(registers: &mut Registers) {
     let cpu = cpu::this();
     if !cpu.is_preemptible() {
         return;

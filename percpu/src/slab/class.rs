@@ -276,7 +276,7 @@ impl SlabShape {
 
     /// Returns the smallest run that holds two objects and loses at most a sixteenth of itself to
     /// the header and behind the last object, or else the largest run.
-    pub const fn of(class: SizeClass) -> SlabShape {
+    pub(crate) const fn of(class: SizeClass) -> SlabShape {
         let header = crate::slab::header::HEADER_BYTES;
         let first = (header + class.align() - 1) & !(class.align() - 1);
         let mut order = 0;
@@ -304,7 +304,7 @@ impl SlabShape {
 
     /// Returns the index of the object `offset` bytes behind the slab's base, if an object starts
     /// there.
-    pub fn index_of(&self, class: SizeClass, offset: usize) -> Option<usize> {
+    pub(crate) fn index_of(&self, class: SizeClass, offset: usize) -> Option<usize> {
         let behind = offset.checked_sub(self.first)?;
         let index = behind / class.size();
         (behind % class.size() == 0 && index < self.capacity).then_some(index)
@@ -312,12 +312,12 @@ impl SlabShape {
 
     /// Returns a mask that clears the bits of an address inside a slab.
     #[inline]
-    pub const fn mask(&self) -> usize {
+    pub(crate) const fn mask(&self) -> usize {
         !(self.order.bytes() as usize - 1)
     }
 
     /// The shape of each class.
-    pub const ALL: [SlabShape; CLASS_COUNT] = {
+    pub(crate) const ALL: [SlabShape; CLASS_COUNT] = {
         let mut shapes = [SlabShape { order: Order::FRAME, first: 0, capacity: 0, spares: 0 }; CLASS_COUNT];
         let mut index = 0;
         while index < CLASS_COUNT {

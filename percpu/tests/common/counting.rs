@@ -28,7 +28,7 @@ pub(crate) const MARK: (usize, u8) = (1234, 0x3e);
 
 /// A machine that counts what the heap asks of it.
 pub(crate) struct Counting {
-    pub machine: Machine,
+    pub(crate) machine: Machine,
     calls: AtomicUsize,
 }
 

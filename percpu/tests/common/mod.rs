@@ -39,10 +39,10 @@ pub(crate) struct Machine {
     chunks_per_node: usize,
     used: Vec<AtomicU64>,
     /// Allocations until they begin to fail; negative: never.
-    pub allowance: AtomicI64,
+    pub(crate) allowance: AtomicI64,
     /// Allocations until a single one fails; negative: none.
-    pub failing: AtomicI64,
-    pub refused: AtomicUsize,
+    pub(crate) failing: AtomicI64,
+    pub(crate) refused: AtomicUsize,
     /// Runs inside `allocate` and `free`, once per nesting.
     hook: Option<Box<dyn Fn() + Send + Sync>>,
 }

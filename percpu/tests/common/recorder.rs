@@ -13,14 +13,14 @@ use super::{Machine, become_cpu, pin};
 
 /// The machine's pages, and what the heap reports about its users.
 pub(crate) struct Recorder<'a> {
-    pub machine: &'a Machine,
-    pub reports: Mutex<Vec<Report>>,
+    pub(crate) machine: &'a Machine,
+    pub(crate) reports: Mutex<Vec<Report>>,
     /// Words of [`SECRET`] in the pages that came back.
-    pub secrets: AtomicUsize,
+    pub(crate) secrets: AtomicUsize,
     /// The number of the caller that it names; none if zero.
-    pub caller: AtomicUsize,
+    pub(crate) caller: AtomicUsize,
     /// How often the heap asked for it.
-    pub asked: AtomicUsize,
+    pub(crate) asked: AtomicUsize,
 }
 
 pub(crate) const SECRET: u8 = 0xe7;

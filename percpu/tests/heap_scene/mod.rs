@@ -69,17 +69,17 @@ unsafe impl Platform for Cpus {
 
 /// Two nodes of two CPUs: 0 and 1, 2 and 3.
 pub(crate) struct Scene {
-    pub heap: &'static Heap<Cpus, &'static Machine>,
+    pub(crate) heap: &'static Heap<Cpus, &'static Machine>,
     /// What the operation allocated.
-    pub ours: Held,
+    pub(crate) ours: Held,
     /// What the operation is to free.
-    pub ready: Held,
+    pub(crate) ready: Held,
     /// What the context allocated.
-    pub theirs: Held,
+    pub(crate) theirs: Held,
     /// What the context may free.
-    pub spare: Held,
+    pub(crate) spare: Held,
     /// How many wrong frees were made, each of which the heap must report.
-    pub wrong: AtomicUsize,
+    pub(crate) wrong: AtomicUsize,
     /// Pages that the heap needs for itself.
     own_pages: usize,
 }

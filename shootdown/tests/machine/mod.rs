@@ -100,32 +100,32 @@ pub(crate) enum Flaw {
 
 #[derive(Default)]
 pub(crate) struct Flushes {
-    pub page: AtomicUsize,
-    pub non_global: AtomicUsize,
-    pub all: AtomicUsize,
+    pub(crate) page: AtomicUsize,
+    pub(crate) non_global: AtomicUsize,
+    pub(crate) all: AtomicUsize,
 }
 
 pub(crate) struct Machine {
     /// The version that each entry is at.
-    pub entries: [[AtomicU64; PAGES]; SPACES],
+    pub(crate) entries: [[AtomicU64; PAGES]; SPACES],
     /// The version that each space's table is at.
-    pub tables: [AtomicU64; SPACES],
+    pub(crate) tables: [AtomicU64; SPACES],
     /// [`TlbFeatures`]' bits.
-    pub features: AtomicU32,
-    pub flaw: AtomicU32,
+    pub(crate) features: AtomicU32,
+    pub(crate) flaw: AtomicU32,
     broadcasts: [Mutex<Vec<Broadcast>>; CPUS],
-    pub tlbs: [Mutex<Cached>; CPUS],
-    pub raised: [AtomicBool; CPUS],
-    pub sends: Mutex<Vec<CpuSet>>,
-    pub flushes: [Flushes; CPUS],
-    pub clock: AtomicU64,
-    pub tick: u64,
-    pub reports: Mutex<Vec<Unresponsive>>,
+    pub(crate) tlbs: [Mutex<Cached>; CPUS],
+    pub(crate) raised: [AtomicBool; CPUS],
+    pub(crate) sends: Mutex<Vec<CpuSet>>,
+    pub(crate) flushes: [Flushes; CPUS],
+    pub(crate) clock: AtomicU64,
+    pub(crate) tick: u64,
+    pub(crate) reports: Mutex<Vec<Unresponsive>>,
     /// How often stores to page tables were published.
-    pub published: AtomicUsize,
+    pub(crate) published: AtomicUsize,
     /// Run in the middle of each flush, of each sending and of each such publication.
-    pub hook: Mutex<Option<fn(&'static Queue)>>,
-    pub itself: Mutex<Option<&'static Queue>>,
+    pub(crate) hook: Mutex<Option<fn(&'static Queue)>>,
+    pub(crate) itself: Mutex<Option<&'static Queue>>,
 }
 
 pub(crate) type Queue = Shootdown<Machine>;

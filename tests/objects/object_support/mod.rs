@@ -15,13 +15,13 @@ use topomem::{CpuId, CpuPin, VirtAddr};
 
 #[path = "../../regions/space_support/mod.rs"]
 mod spaces;
-pub use spaces::{Space, at, run_pending_work};
+pub(crate) use spaces::{Space, at, run_pending_work};
 
-pub type Machine = &'static Sim;
-pub type Object = MemoryObject<Machine>;
+pub(crate) type Machine = &'static Sim;
+pub(crate) type Object = MemoryObject<Machine>;
 
 /// Accesses the first word of `page` of `space`, which becomes the active one, as a program does.
-pub fn touch(
+pub(crate) fn touch(
     sim: &'static Sim,
     pin: &CpuPin,
     space: &Space,
@@ -32,7 +32,7 @@ pub fn touch(
 }
 
 /// Accesses the word at `address` likewise.
-pub fn touch_at(
+pub(crate) fn touch_at(
     sim: &'static Sim,
     pin: &CpuPin,
     space: &Space,
@@ -44,30 +44,30 @@ pub fn touch_at(
 }
 
 /// A machine, and how many frames it had in use before a test.
-pub struct Bench {
-    pub sim: &'static Sim,
-    pub service: &'static SimService,
+pub(crate) struct Bench {
+    pub(crate) sim: &'static Sim,
+    pub(crate) service: &'static SimService,
     before: u64,
 }
 
 impl Bench {
-    pub fn new(cpus: usize) -> Bench {
+    pub(crate) fn new(cpus: usize) -> Bench {
         let sim: &'static Sim = Sim::builder().cpus(cpus).memory(64 << 20).build().unwrap();
         let service = sim.boot_service().unwrap();
         let before = spaces::allocated(service);
         Bench { sim, service, before }
     }
 
-    pub fn on<T>(&self, body: impl FnOnce(&CpuPin) -> T) -> T {
+    pub(crate) fn on<T>(&self, body: impl FnOnce(&CpuPin) -> T) -> T {
         self.sim.on(CpuId::BOOT, body)
     }
 
-    pub fn space(&self, pin: &CpuPin) -> Space {
+    pub(crate) fn space(&self, pin: &CpuPin) -> Space {
         self.service.create_space(pin).unwrap()
     }
 
     #[allow(clippy::too_many_arguments, reason = "what mmap has")]
-    pub fn map(
+    pub(crate) fn map(
         &self,
         pin: &CpuPin,
         space: &Space,
@@ -82,45 +82,45 @@ impl Bench {
         space.mmap_object(pin, &request, mapping).unwrap();
     }
 
-    pub fn load(&self, pin: &CpuPin, space: &Space, page: u64) -> u64 {
+    pub(crate) fn load(&self, pin: &CpuPin, space: &Space, page: u64) -> u64 {
         touch(self.sim, pin, space, page, None).unwrap()
     }
 
-    pub fn store(&self, pin: &CpuPin, space: &Space, page: u64, value: u64) {
+    pub(crate) fn store(&self, pin: &CpuPin, space: &Space, page: u64, value: u64) {
         touch(self.sim, pin, space, page, Some(value)).unwrap();
     }
 
-    pub fn load_at(&self, pin: &CpuPin, space: &Space, address: VirtAddr) -> u64 {
+    pub(crate) fn load_at(&self, pin: &CpuPin, space: &Space, address: VirtAddr) -> u64 {
         touch_at(self.sim, pin, space, address, None).unwrap()
     }
 
-    pub fn store_at(&self, pin: &CpuPin, space: &Space, address: VirtAddr, value: u64) {
+    pub(crate) fn store_at(&self, pin: &CpuPin, space: &Space, address: VirtAddr, value: u64) {
         touch_at(self.sim, pin, space, address, Some(value)).unwrap();
     }
 
-    pub fn relax(&self) {
+    pub(crate) fn relax(&self) {
         self.sim.take_interrupts();
         std::thread::yield_now();
     }
 
-    pub fn poll<F: Future>(&self, future: Pin<&mut F>) {
+    pub(crate) fn poll<F: Future>(&self, future: Pin<&mut F>) {
         assert!(future.poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
 
-    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.sim.block_on(future, || {})
     }
 
-    pub fn leave(&self, pin: &CpuPin) {
+    pub(crate) fn leave(&self, pin: &CpuPin) {
         spaces::deactivate(self.service, pin);
     }
 
-    pub fn allocated(&self) -> u64 {
+    pub(crate) fn allocated(&self) -> u64 {
         spaces::allocated(self.service)
     }
 
     /// Drops all, and checks that no frame is missing.
-    pub fn finish<const S: usize, const O: usize>(
+    pub(crate) fn finish<const S: usize, const O: usize>(
         &self,
         pin: &CpuPin,
         spaces: [Space; S],
@@ -133,7 +133,7 @@ impl Bench {
     }
 
     /// Waits until all frames are back.
-    pub fn wait_for_frames(&self, pin: &CpuPin) {
+    pub(crate) fn wait_for_frames(&self, pin: &CpuPin) {
         for _ in 0..100_000 {
             run_pending_work(self.sim, self.service, pin);
             if self.allocated() <= self.before + 1 {
@@ -145,7 +145,7 @@ impl Bench {
     }
 
     /// Serves `file` on the calling CPU until `done`.
-    pub fn serve_until(&self, file: &PagerFile, done: &AtomicBool) {
+    pub(crate) fn serve_until(&self, file: &PagerFile, done: &AtomicBool) {
         let serve = file.requests.serve(self.service, file);
         let mut serve = Box::pin(serve);
         let mut context = Context::from_waker(Waker::noop());
@@ -156,7 +156,7 @@ impl Bench {
     }
 
     /// Runs `body` on the boot CPU while the next one serves `file`; no frame is missing afterwards.
-    pub fn serve_while(&self, file: &PagerFile, body: impl Fn(&CpuPin) + Sync) {
+    pub(crate) fn serve_while(&self, file: &PagerFile, body: impl Fn(&CpuPin) + Sync) {
         let done = AtomicBool::new(false);
         self.sim.run(|pin| {
             if pin.cpu() == CpuId::BOOT {
@@ -186,8 +186,8 @@ impl Drop for Bench {
 }
 
 /// A file in the host's memory, and what was asked of it.
-pub struct PagerFile {
-    pub requests: &'static PagerQueue<Machine>,
+pub(crate) struct PagerFile {
+    pub(crate) requests: &'static PagerQueue<Machine>,
     bytes: Mutex<Vec<u8>>,
     lengths: Mutex<Vec<usize>>,
     discarded: Mutex<Vec<Range<u64>>>,
@@ -199,7 +199,7 @@ pub struct PagerFile {
 
 impl PagerFile {
     /// A file of `pages` pages; the first word of each says which.
-    pub fn new(bench: &Bench, pages: u64) -> PagerFile {
+    pub(crate) fn new(bench: &Bench, pages: u64) -> PagerFile {
         let mut bytes = vec![0xaa; (pages as usize) << 12];
         for page in 0..pages {
             let word = 0xf11e_0000 + page;
@@ -217,46 +217,46 @@ impl PagerFile {
         }
     }
 
-    pub fn object(&self, bench: &Bench, pin: &CpuPin, bytes: u64) -> Object {
+    pub(crate) fn object(&self, bench: &Bench, pin: &CpuPin, bytes: u64) -> Object {
         MemoryObject::paged(bench.service, pin, bytes, self.requests, 7).unwrap()
     }
 
-    pub fn initial(&self, page: u64) -> u64 {
+    pub(crate) fn initial(&self, page: u64) -> u64 {
         0xf11e_0000 + page
     }
 
-    pub fn word(&self, page: u64) -> u64 {
+    pub(crate) fn word(&self, page: u64) -> u64 {
         let bytes = self.bytes.lock().unwrap();
         u64::from_le_bytes(bytes[(page as usize) << 12..][..8].try_into().unwrap())
     }
 
     /// Cuts the file: what lies behind is zero.
-    pub fn cut(&self, pages: u64) {
+    pub(crate) fn cut(&self, pages: u64) {
         self.bytes.lock().unwrap()[(pages as usize) << 12..].fill(0);
     }
 
-    pub fn last_length(&self, page: u64) -> usize {
+    pub(crate) fn last_length(&self, page: u64) -> usize {
         self.lengths.lock().unwrap()[page as usize]
     }
 
-    pub fn discarded(&self) -> Vec<(u64, u64)> {
+    pub(crate) fn discarded(&self) -> Vec<(u64, u64)> {
         self.discarded.lock().unwrap().iter().map(|range| (range.start, range.end)).collect()
     }
 
-    pub fn reads(&self) -> u64 {
+    pub(crate) fn reads(&self) -> u64 {
         self.reads.load(Ordering::Acquire)
     }
 
-    pub fn writes(&self) -> u64 {
+    pub(crate) fn writes(&self) -> u64 {
         self.writes.load(Ordering::Acquire)
     }
 
-    pub fn fail(&self, fails: bool) {
+    pub(crate) fn fail(&self, fails: bool) {
         self.fails.store(fails, Ordering::Release);
     }
 
     /// Requests are not answered while the file is held.
-    pub fn hold(&self, held: bool) {
+    pub(crate) fn hold(&self, held: bool) {
         self.held.store(held, Ordering::Release);
     }
 

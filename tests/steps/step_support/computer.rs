@@ -54,7 +54,7 @@ struct Cpu {
     interrupted: AtomicBool,
 }
 
-pub struct Computer {
+pub(crate) struct Computer {
     /// Only its RAM and its firmware tables are used.
     ram: &'static Sim,
     places: [VirtAddr; PLACES],
@@ -73,7 +73,7 @@ impl fmt::Debug for Computer {
 
 impl Computer {
     /// Boots a service on a new machine, whose CPUs use `places`.
-    pub fn boot(places: [VirtAddr; PLACES]) -> &'static Computer {
+    pub(crate) fn boot(places: [VirtAddr; PLACES]) -> &'static Computer {
         let ram = Sim::builder().nodes(2).cpus(CPUS).memory(24 << 20).build().unwrap();
         let cpus = Default::default();
         let service = OnceLock::new();
@@ -112,7 +112,7 @@ impl Computer {
         computer
     }
 
-    pub fn service(&self) -> &'static Service {
+    pub(crate) fn service(&self) -> &'static Service {
         self.service.get().unwrap()
     }
 
@@ -121,12 +121,12 @@ impl Computer {
     }
 
     /// What `cpu` has cached of `place`: its address, and whether it may be written.
-    pub fn cached(&self, cpu: usize, place: usize) -> u64 {
+    pub(crate) fn cached(&self, cpu: usize, place: usize) -> u64 {
         self.cpus[cpu].cached[place].load(Relaxed) & (ADDRESS | WRITABLE | PRESENT)
     }
 
     /// What `cpu` finds in the page tables for `place`, in the form of [`Computer::cached`].
-    pub fn walk(&self, cpu: usize, place: usize) -> u64 {
+    pub(crate) fn walk(&self, cpu: usize, place: usize) -> u64 {
         self.walk_for(cpu, place, false) & (ADDRESS | WRITABLE | PRESENT)
     }
 
@@ -158,7 +158,7 @@ impl Computer {
 
     /// Reads or writes `place` as `cpu`. Returns the address that it has reached; `None` is a page
     /// fault.
-    pub fn access(&self, cpu: usize, place: usize, writes: bool) -> Option<PhysAddr> {
+    pub(crate) fn access(&self, cpu: usize, place: usize, writes: bool) -> Option<PhysAddr> {
         let cached = &self.cpus[cpu].cached[place];
         let mut translation = cached.load(Relaxed);
         let needed = if writes { PRESENT | WRITABLE | DIRTY } else { PRESENT };
@@ -182,21 +182,21 @@ impl Computer {
     }
 
     /// The word of RAM at `address`.
-    pub fn word(&self, address: u64) -> &AtomicU64 {
+    pub(crate) fn word(&self, address: u64) -> &AtomicU64 {
         let word = self.ram.phys_to_virt(PhysAddr::new(address)).cast::<AtomicU64>();
         // SAFETY: RAM lives as long as the machine, and all that uses it here is atomic.
         unsafe { word.as_ref() }
     }
 
     /// `cpu` takes its interrupt, if there is one.
-    pub fn deliver(&self, cpu: usize) {
+    pub(crate) fn deliver(&self, cpu: usize) {
         if self.cpus[cpu].interrupted.swap(false, Relaxed) {
             on(cpu, |pin| _ = self.service().on_shootdown_ipi(pin));
         }
     }
 
     /// The CPUs that are not played take their interrupts.
-    pub fn deliver_others(&self) {
+    pub(crate) fn deliver_others(&self) {
         let played = CPU.get();
         masked(|| (0..CPUS).filter(|&cpu| cpu != played).for_each(|cpu| self.deliver(cpu)));
     }

@@ -13,8 +13,8 @@ use super::computer::{CPUS, Computer, PLACES, Service, on};
 static IDLE: Mutex<Vec<&'static Computer>> = Mutex::new(Vec::new());
 
 pub(crate) struct Machine {
-    pub computer: &'static Computer,
-    pub service: &'static Service,
+    pub(crate) computer: &'static Computer,
+    pub(crate) service: &'static Service,
     /// Frames of another CPU's, in which nothing may be written.
     held: Mutex<Vec<PhysFrame>>,
     /// Frames that are allocated while no space but the kernel's exists.

@@ -1,5 +1,5 @@
 //! A machine without locks, whose CPUs one thread plays, and what the stepped operations act on.
 
-pub mod computer;
+pub(crate) mod computer;
 mod machine;
-pub mod scene;
+pub(crate) mod scene;

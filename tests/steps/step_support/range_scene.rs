@@ -40,7 +40,7 @@ struct Owned {
 
 /// Ranges that somebody holds, in a fixed place.
 #[derive(Default)]
-pub struct Held {
+pub(crate) struct Held {
     ranges: [AtomicU64; 16],
     count: AtomicUsize,
 }
@@ -59,28 +59,28 @@ impl Held {
         Some(Owned { first: word >> 48, pages: word >> 32 & 0xffff, name: word & 0xffff_ffff })
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.count.load(Relaxed) == 0
     }
 
     /// Returns the number of pages of the ranges.
-    pub fn pages(&self) -> u64 {
+    pub(crate) fn pages(&self) -> u64 {
         let words = &self.ranges[..self.count.load(Relaxed)];
         words.iter().map(|word| word.load(Relaxed) >> 32 & 0xffff).sum()
     }
 }
 
-pub struct Scene {
+pub(crate) struct Scene {
     machine: Machine,
-    pub ranges: &'static Ranges,
+    pub(crate) ranges: &'static Ranges,
     /// What the operation allocated.
-    pub ours: Held,
+    pub(crate) ours: Held,
     /// What the operation is to free or to change.
-    pub ready: Held,
+    pub(crate) ready: Held,
     /// What the context allocated.
-    pub theirs: Held,
+    pub(crate) theirs: Held,
     /// What the context may free.
-    pub spare: Held,
+    pub(crate) spare: Held,
     /// What takes the other addresses, for as long as the scene is there.
     filler: Held,
     names: AtomicU64,
@@ -88,7 +88,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn new() -> Scene {
+    pub(crate) fn new() -> Scene {
         let machine = Machine::take(|| {
             // The last place is not one of the addresses.
             array::from_fn(|place| if place == KERNEL { Sim::WINDOW } else { page(USED + place as u64) })
@@ -125,7 +125,7 @@ impl Scene {
     }
 
     /// The same, with addresses for four ranges of three pages, which are those that CPUs use.
-    pub fn crowded() -> Scene {
+    pub(crate) fn crowded() -> Scene {
         let mut scene = Scene::new();
         scene.fill();
         scene.vacant = scene.ranges.stats().vacant_pages;
@@ -190,7 +190,7 @@ impl Scene {
     }
 
     /// Allocates a range as `request` says.
-    pub fn try_take(
+    pub(crate) fn try_take(
         &self,
         cpu: usize,
         request: &RangeRequest,
@@ -205,12 +205,12 @@ impl Scene {
     }
 
     /// Allocates a range where nothing can be in the way.
-    pub fn take(&self, cpu: usize, pages: u64, held: &Held) {
+    pub(crate) fn take(&self, cpu: usize, pages: u64, held: &Held) {
         self.try_take(cpu, &RangeRequest::pages(pages), pages, held).unwrap();
     }
 
     /// The same zeroed: no word that no CPU uses is anything else.
-    pub fn take_zeroed(&self, cpu: usize, pages: u64, held: &Held) {
+    pub(crate) fn take_zeroed(&self, cpu: usize, pages: u64, held: &Held) {
         on(cpu, |pin| {
             let start = self.ranges.allocate(pin, &RangeRequest::pages(pages).zeroed()).unwrap().into_start();
             masked(|| {
@@ -225,7 +225,7 @@ impl Scene {
     }
 
     /// Frees the newest range of `held`, if there is one.
-    pub fn give(&self, cpu: usize, held: &Held) {
+    pub(crate) fn give(&self, cpu: usize, held: &Held) {
         let Some(range) = held.pop() else { return };
         on(cpu, |pin| {
             self.check(pin, range, range.first, range.pages);
@@ -235,7 +235,7 @@ impl Scene {
     }
 
     /// Gives the newest range of `held` another length. It keeps what it had.
-    pub fn resize(&self, cpu: usize, held: &Held, pages: u64) -> Result<(), RangeError> {
+    pub(crate) fn resize(&self, cpu: usize, held: &Held, pages: u64) -> Result<(), RangeError> {
         let Some(range) = held.pop() else { return Ok(()) };
         on(cpu, |pin| {
             // SAFETY: it is the caller's; what is given up is not used any more.
@@ -256,7 +256,7 @@ impl Scene {
     }
 
     /// In a crowded scene, takes the addresses that are left, and frees a range that every CPU has used.
-    pub fn crowd(&self) {
+    pub(crate) fn crowd(&self) {
         (0..3).for_each(|_| self.take(0, 3, &self.spare));
         self.take(0, 3, &self.ready);
         self.use_all();
@@ -265,17 +265,17 @@ impl Scene {
     }
 
     /// Every CPU reads and writes all that is mapped of the pages they use.
-    pub fn use_all(&self) {
+    pub(crate) fn use_all(&self) {
         (0..CPUS).for_each(|cpu| self.access(cpu));
     }
 
     /// Unmaps what was freed, as `cpu`.
-    pub fn flush(&self, cpu: usize) {
+    pub(crate) fn flush(&self, cpu: usize) {
         on(cpu, |pin| _ = self.ranges.flush(pin));
     }
 
     /// Frees everything, and checks that all frames and addresses are there, and no translation.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.end();
         assert_eq!(self.ranges.stats().vacant_pages, self.vacant);
         self.machine.assert_allocated();

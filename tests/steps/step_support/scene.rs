@@ -16,39 +16,39 @@ use topomem_stepper::masked;
 use super::computer::{CPUS, Computer, KERNEL, PLACES, PRESENT, WRITABLE, on};
 use super::machine::Machine;
 
-pub type Space = AddressSpace<&'static Computer>;
+pub(crate) type Space = AddressSpace<&'static Computer>;
 
 /// Pages of the space, by their number from its base; 512 to a directory entry.
 const PAGES: [u64; PLACES - 1] =
     [0, 1, 2, 3, 512, 1023, 1024, 1536, 1537, 1538, 1539, 2048, 2560, 2561, 3072, 3584];
 
 /// Places, by what is there.
-pub const SMALL: [usize; 4] = [0, 1, 2, 3];
-pub const LARGE: [usize; 2] = [4, 5];
+pub(crate) const SMALL: [usize; 4] = [0, 1, 2, 3];
+pub(crate) const LARGE: [usize; 2] = [4, 5];
 /// Another CPU's changes.
-pub const ELSEWHERE: [usize; 1] = [6];
-pub const MOVED: [usize; 4] = [7, 8, 9, 10];
+pub(crate) const ELSEWHERE: [usize; 1] = [6];
+pub(crate) const MOVED: [usize; 4] = [7, 8, 9, 10];
 /// A change that is pending when an operation begins.
-pub const PENDING: [usize; 1] = [11];
-pub const NEW_SMALL: [usize; 2] = [12, 13];
-pub const NEW_LARGE: [usize; 1] = [14];
+pub(crate) const PENDING: [usize; 1] = [11];
+pub(crate) const NEW_SMALL: [usize; 2] = [12, 13];
+pub(crate) const NEW_LARGE: [usize; 1] = [14];
 const STAYS: [usize; 1] = [15];
 
-pub fn small(first: u64, count: u64) -> PageRange {
+pub(crate) fn small(first: u64, count: u64) -> PageRange {
     let start = VirtAddr::new(0x10_0000_0000 + first * 4096).unwrap();
     PageRange::new(start, count, PageSize::Size4KiB).unwrap()
 }
 
-pub fn large(entry: u64) -> PageRange {
+pub(crate) fn large(entry: u64) -> PageRange {
     PageRange::page(small(entry * 512, 1).start(), PageSize::Size2MiB)
 }
 
 /// The pages at `places`, which follow each other.
-pub fn at<const N: usize>(places: [usize; N]) -> PageRange {
+pub(crate) fn at<const N: usize>(places: [usize; N]) -> PageRange {
     small(PAGES[places[0]], N as u64)
 }
 
-pub fn kernel_page() -> PageRange {
+pub(crate) fn kernel_page() -> PageRange {
     PageRange::page(Sim::WINDOW, PageSize::Size4KiB)
 }
 
@@ -69,10 +69,10 @@ impl Wake for Alarm {
     }
 }
 
-pub type Ticket<'s> = Unmapping<'s, &'static Computer>;
+pub(crate) type Ticket<'s> = Unmapping<'s, &'static Computer>;
 type Future = Pin<Box<Unmapped<'static, &'static Computer>>>;
 
-pub struct Scene {
+pub(crate) struct Scene {
     machine: Machine,
     /// Null once an operation has dropped it.
     space: AtomicPtr<Space>,
@@ -85,7 +85,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn new() -> Scene {
+    pub(crate) fn new() -> Scene {
         let machine = Machine::take(|| {
             let mut places = [Sim::WINDOW; PLACES];
             places.iter_mut().zip(PAGES).for_each(|(place, page)| *place = small(page, 1).start());
@@ -108,17 +108,17 @@ impl Scene {
         scene
     }
 
-    pub fn space(&self) -> &'static Space {
+    pub(crate) fn space(&self) -> &'static Space {
         // SAFETY: it was made from a `Box` that stays, and is read by `drop_space` only.
         unsafe { self.space.load(Relaxed).as_ref() }.unwrap()
     }
 
-    pub fn has_space(&self) -> bool {
+    pub(crate) fn has_space(&self) -> bool {
         !self.space.load(Relaxed).is_null()
     }
 
     /// Drops the space, of which no ticket is left.
-    pub fn drop_space(&self) {
+    pub(crate) fn drop_space(&self) {
         let space = self.space.swap(ptr::null_mut(), Relaxed);
         if !space.is_null() {
             // SAFETY: nobody else gets at it any more, and it is dropped once.
@@ -130,18 +130,18 @@ impl Scene {
         self.service.kernel_space().unwrap()
     }
 
-    pub fn enter(&self, cpu: usize) {
+    pub(crate) fn enter(&self, cpu: usize) {
         // SAFETY: the CPU is online, and no call of the service is interrupted on it.
         on(cpu, |pin| _ = unsafe { self.space().activate(pin) });
     }
 
-    pub fn leave(&self, cpu: usize) {
+    pub(crate) fn leave(&self, cpu: usize) {
         // SAFETY: as in `enter`.
         on(cpu, |pin| _ = unsafe { self.kernel().activate(pin) });
     }
 
     /// Makes a space with something at each place, which all CPUs have active and have used.
-    pub fn fill(&self) {
+    pub(crate) fn fill(&self) {
         on(0, |pin| {
             let space = Box::new(self.service.create_space(pin).unwrap());
             self.space.store(Box::into_raw(space), Relaxed);
@@ -162,7 +162,7 @@ impl Scene {
     }
 
     /// The same, and a change of CPU 1's is pending that a future and CPU 0's task wait for.
-    pub fn fill_pending(&self) {
+    pub(crate) fn fill_pending(&self) {
         self.fill();
         let waker = Waker::from(self.alarm.clone());
         let mut context = Context::from_waker(&waker);
@@ -179,17 +179,17 @@ impl Scene {
         *self.future.lock().unwrap() = Some(future);
     }
 
-    pub fn map(&self, pin: &CpuPin, range: PageRange) {
+    pub(crate) fn map(&self, pin: &CpuPin, range: PageRange) {
         let order = if range.size() == PageSize::Size4KiB { Order::FRAME } else { Order::HUGE };
         self.space().map(pin, range, FrameRequest::order(order), Protection::USER_DATA).unwrap();
     }
 
-    pub fn count_pages(&self, change: i64) {
+    pub(crate) fn count_pages(&self, change: i64) {
         self.pages.fetch_add(change as u64, Relaxed);
     }
 
     /// From here on `places` are what they are in the page tables now: all are mapped.
-    pub fn expect_found(&self, places: &[usize]) {
+    pub(crate) fn expect_found(&self, places: &[usize]) {
         masked(|| {
             for &place in places {
                 // CPU 2 never leaves the space.
@@ -200,15 +200,15 @@ impl Scene {
         });
     }
 
-    pub fn expect_none(&self, places: &[usize]) {
+    pub(crate) fn expect_none(&self, places: &[usize]) {
         places.iter().for_each(|&place| self.expected[place].store(0, Relaxed));
     }
 
-    pub fn expect_read_only(&self, places: &[usize]) {
+    pub(crate) fn expect_read_only(&self, places: &[usize]) {
         places.iter().for_each(|&place| _ = self.expected[place].fetch_and(!WRITABLE, Relaxed));
     }
 
-    pub fn expect_moved(&self, from: &[usize], to: &[usize]) {
+    pub(crate) fn expect_moved(&self, from: &[usize], to: &[usize]) {
         for (&from, &to) in from.iter().zip(to) {
             let moved = self.expected[from].swap(0, Relaxed);
             self.expected[to].store(moved, Relaxed);
@@ -216,7 +216,7 @@ impl Scene {
     }
 
     /// A change of `places` is complete: no CPU can use what they were.
-    pub fn assert_complete(&self, places: &[usize]) {
+    pub(crate) fn assert_complete(&self, places: &[usize]) {
         masked(|| {
             for (cpu, &place) in (0..CPUS).flat_map(|cpu| places.iter().map(move |place| (cpu, place))) {
                 let (cached, expected) =
@@ -230,12 +230,12 @@ impl Scene {
     }
 
     /// Keeps the ticket of a change of `places`, and looks whether it is complete.
-    pub fn keep(&self, ticket: Ticket<'static>, places: &'static [usize]) {
+    pub(crate) fn keep(&self, ticket: Ticket<'static>, places: &'static [usize]) {
         masked(|| self.tickets.lock().unwrap().push((ticket, places)));
         self.look();
     }
 
-    pub fn look(&self) {
+    pub(crate) fn look(&self) {
         masked(|| {
             for (ticket, places) in self.tickets.lock().unwrap().iter_mut() {
                 if ticket.is_complete() {
@@ -246,14 +246,14 @@ impl Scene {
     }
 
     /// Runs what must not call wakers.
-    pub fn quietly(&self, act: impl FnOnce()) {
+    pub(crate) fn quietly(&self, act: impl FnOnce()) {
         self.alarm.armed.store(true, Relaxed);
         act();
         self.alarm.armed.store(false, Relaxed);
     }
 
     /// Runs what may call wakers, also where something else must not.
-    pub fn aloud(&self, act: impl FnOnce()) {
+    pub(crate) fn aloud(&self, act: impl FnOnce()) {
         let armed = self.alarm.armed.swap(false, Relaxed);
         act();
         self.alarm.armed.store(armed, Relaxed);
@@ -261,7 +261,7 @@ impl Scene {
 
     /// All interrupts arrive and all tickets complete: everything is as the model says. Then the
     /// space goes, and with it all that it had.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.end();
         self.machine.assert_allocated();
     }

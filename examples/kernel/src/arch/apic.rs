@@ -18,7 +18,7 @@ const LVT_LINT1: u32 = 0x360;
 const PERIOD: u32 = 62_500;
 
 /// Sets up the executing CPU's local APIC, with the timer stopped. The tables map its registers to themselves.
-pub fn set_up() {
+pub(crate) fn set_up() {
     let mut builder = LocalApicBuilder::new();
     builder.timer_vector(TIMER.into()).error_vector(APIC_ERROR.into()).spurious_vector(SPURIOUS.into());
     // An initial count of 0 keeps the timer stopped.
@@ -60,7 +60,7 @@ unsafe fn mask(register: u32) {
 /// # Safety
 ///
 /// Called by the boot CPU, with interrupts off.
-pub unsafe fn silence_old_controllers() {
+pub(crate) unsafe fn silence_old_controllers() {
     for (port, vector, wiring) in [(0x20, OLD_CONTROLLERS, 4), (0xa0, OLD_CONTROLLERS + 8, 2)] {
         let (mut command, mut data) = (Port::<u8>::new(port), Port::<u8>::new(port + 1));
         // SAFETY: the four words that initialise an 8259A, and the mask of all its lines.
@@ -91,29 +91,29 @@ fn destination(apic_id: u32) -> u32 {
 }
 
 /// Has the timer interrupt once, after the period.
-pub fn start_timer() {
+pub(crate) fn start_timer() {
     // SAFETY: the vector has a handler.
     with(|apic| unsafe { apic.set_timer_initial(PERIOD) });
 }
 
-pub fn end_of_interrupt() {
+pub(crate) fn end_of_interrupt() {
     // SAFETY: called by the handler of the interrupt in service.
     with(|apic| unsafe { apic.end_of_interrupt() });
 }
 
 /// Interrupts another CPU, by its number.
 #[allow(dead_code, reason = "not every tier needs it")]
-pub fn send(vector: u8, index: usize) {
+pub(crate) fn send(vector: u8, index: usize) {
     // SAFETY: the vector has a handler.
     with(|apic| unsafe { apic.send_ipi(vector, destination(cpu::apic_id_of(index))) });
 }
 
-pub fn send_init(apic_id: u32) {
+pub(crate) fn send_init(apic_id: u32) {
     // SAFETY: sent to a CPU that does not run yet.
     with(|apic| unsafe { apic.send_init_ipi(destination(apic_id)) });
 }
 
-pub fn send_start_up(apic_id: u32, page: u8) {
+pub(crate) fn send_start_up(apic_id: u32, page: u8) {
     // SAFETY: as for `send_init`; the trampoline is in the page.
     with(|apic| unsafe { apic.send_sipi(page, destination(apic_id)) });
 }

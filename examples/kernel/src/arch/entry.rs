@@ -7,7 +7,7 @@
 use core::arch::global_asm;
 
 /// Bytes of the boot CPU's stack, on which it also idles.
-pub const BOOT_STACK: usize = 256 * 1024;
+pub(crate) const BOOT_STACK: usize = 256 * 1024;
 
 global_asm!(
     r#"
@@ -111,7 +111,7 @@ unsafe extern "C" {
 }
 
 /// Returns how deep the boot stack was used so far: it was zero when the kernel was loaded.
-pub fn boot_stack_used() -> usize {
+pub(crate) fn boot_stack_used() -> usize {
     let stack = &raw const boot_stack;
     let unused = (0..BOOT_STACK / 8).take_while(|&word| {
         // SAFETY: the stack is always mapped; what is written to it meanwhile lies above.

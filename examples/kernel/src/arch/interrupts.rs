@@ -14,13 +14,13 @@ use super::{apic, cpu};
 use crate::task::{self, Registers};
 
 /// Sixteen vectors that nothing is expected at.
-pub const OLD_CONTROLLERS: u8 = 0x20;
-pub const TIMER: u8 = 0x40;
-pub const YIELD: u8 = 0x41;
+pub(crate) const OLD_CONTROLLERS: u8 = 0x20;
+pub(crate) const TIMER: u8 = 0x40;
+pub(crate) const YIELD: u8 = 0x41;
 /// The tier's: shootdowns.
-pub const TIER: u8 = 0x42;
-pub const APIC_ERROR: u8 = 0x43;
-pub const SPURIOUS: u8 = 0x4f;
+pub(crate) const TIER: u8 = 0x42;
+pub(crate) const APIC_ERROR: u8 = 0x43;
+pub(crate) const SPURIOUS: u8 = 0x4f;
 
 const STACK: usize = 16 * 1024;
 const SWITCHING: u16 = 0;
@@ -138,7 +138,7 @@ unsafe extern "C" {
 /// # Safety
 ///
 /// Called once, by the boot CPU, before other CPUs run.
-pub unsafe fn fill() {
+pub(crate) unsafe fn fill() {
     let at = |stub: unsafe extern "C" fn()| VirtAddr::new(stub as usize as u64);
     // SAFETY: nobody else uses the table yet, and the stubs are entries of their vectors' kind.
     unsafe {
@@ -163,7 +163,7 @@ pub unsafe fn fill() {
 /// # Safety
 ///
 /// Called once by each CPU, after [`cpu::install`] and [`fill`].
-pub unsafe fn load() {
+pub(crate) unsafe fn load() {
     // SAFETY: the element is this CPU's alone, and the table of traps is filled.
     unsafe {
         let segments = &mut (*SEGMENTS.0.get())[cpu::index()];

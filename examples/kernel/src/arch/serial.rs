@@ -23,7 +23,7 @@ impl Write for Serial {
 }
 
 /// Writes a line.
-pub fn line(text: fmt::Arguments<'_>) {
+pub(crate) fn line(text: fmt::Arguments<'_>) {
     // The port takes everything.
     let _ = SERIAL.with(|serial| serial.write_fmt(format_args!("{text}\n")));
 }
@@ -36,7 +36,7 @@ macro_rules! println {
 
 /// How the run went.
 #[derive(Debug, Clone, Copy)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// QEMU's status is 33.
     Success = 0x10,
     /// 35.
@@ -44,7 +44,7 @@ pub enum Outcome {
 }
 
 /// Ends the run, by QEMU's isa-debug-exit.
-pub fn exit(outcome: Outcome) -> ! {
+pub(crate) fn exit(outcome: Outcome) -> ! {
     // SAFETY: the port belongs to isa-debug-exit, or to nothing.
     unsafe { Port::new(0xf4).write(outcome as u32) };
     loop {

@@ -86,7 +86,7 @@ unsafe extern "C" {
 /// # Safety
 ///
 /// Called once, by the boot CPU, with memory below 1 MiB unused.
-pub unsafe fn start_all(apic_ids: &[u32]) -> Result<(), u32> {
+pub(crate) unsafe fn start_all(apic_ids: &[u32]) -> Result<(), u32> {
     let start = &raw const trampoline_start;
     let bytes = &raw const trampoline_end as usize - start as usize;
     // SAFETY: the page is RAM that nobody uses (the caller's promise), and is mapped to itself.

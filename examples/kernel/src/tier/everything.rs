@@ -17,12 +17,12 @@ use crate::machine::Machine;
 use crate::{must, println};
 
 /// Where the service maps: the third 512 GiB.
-pub const WINDOW: u64 = 2 << 39;
+pub(crate) const WINDOW: u64 = 2 << 39;
 /// Where programs' addresses begin: the upper half of the lower half.
-pub const PROGRAMS: u64 = 128 << 39;
+pub(crate) const PROGRAMS: u64 = 128 << 39;
 
 #[derive(Clone, Copy)]
-pub struct Kernel;
+pub(crate) struct Kernel;
 
 // SAFETY: CPUs have dense numbers of their own; with preemption off only interrupt handlers come between; RAM is
 // mapped to itself, as topomem takes it to be.
@@ -66,12 +66,12 @@ unsafe impl Paging for Kernel {
     }
 }
 
-pub static SERVICE: MemoryService<Kernel> = MemoryService::new(Kernel);
+pub(crate) static SERVICE: MemoryService<Kernel> = MemoryService::new(Kernel);
 #[global_allocator]
-pub static HEAP: KernelHeap<Kernel> = KernelHeap::new(Kernel, &SERVICE);
+pub(crate) static HEAP: KernelHeap<Kernel> = KernelHeap::new(Kernel, &SERVICE);
 static EARLY: EarlyMemory = EarlyMemory::new();
 
-pub fn boot(machine: &Machine) {
+pub(crate) fn boot(machine: &Machine) {
     allow_no_execute();
     let pin = Kernel.pin();
     let mut early = must("early memory", EARLY.open().ok_or("in use"));
@@ -105,7 +105,7 @@ fn allow_no_execute() {
     unsafe { Efer::update(|flags| flags.insert(EferFlags::NO_EXECUTE_ENABLE)) };
 }
 
-pub fn cpu_online() {
+pub(crate) fn cpu_online() {
     let pin = Kernel.pin();
     if pin.cpu() != CpuId::BOOT {
         allow_no_execute();
@@ -114,12 +114,12 @@ pub fn cpu_online() {
     }
 }
 
-pub fn cpu_offline() {
+pub(crate) fn cpu_offline() {
     // SAFETY: from here on the CPU touches nothing whose mapping changes.
     must("CPU", unsafe { SERVICE.cpu_offline(&Kernel.pin()) });
 }
 
-pub fn interrupt() {
+pub(crate) fn interrupt() {
     // Nobody waits by a waker.
     let _ = SERVICE.on_shootdown_ipi(&Kernel.pin());
 }

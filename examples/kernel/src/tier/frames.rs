@@ -9,7 +9,7 @@ use x86_64::registers::control::Cr3;
 use crate::machine::Machine;
 use crate::{arch::cpu, must, println, work};
 
-pub struct Kernel;
+pub(crate) struct Kernel;
 
 // SAFETY: CPUs have dense numbers of their own; with preemption off only interrupt handlers come between; RAM is
 // mapped to itself, as topomem takes it to be.
@@ -26,10 +26,10 @@ unsafe impl Platform for Kernel {
     }
 }
 
-pub static FRAMES: Frames<Kernel> = Frames::new(Kernel);
+pub(crate) static FRAMES: Frames<Kernel> = Frames::new(Kernel);
 static EARLY: EarlyMemory = EarlyMemory::new();
 
-pub fn boot(machine: &Machine) {
+pub(crate) fn boot(machine: &Machine) {
     let mut early = must("early memory", EARLY.open().ok_or("in use"));
     for ram in machine.ram() {
         must("memory map", early.map.add_usable(MemoryRange::from_bounds(ram.start, ram.end)));
@@ -46,12 +46,12 @@ pub fn boot(machine: &Machine) {
     must("frames", FRAMES.init(&mut early.allocator(), &FramesConfig::default()));
 }
 
-pub fn cpu_online() {
+pub(crate) fn cpu_online() {
     must("frames", FRAMES.cpu_online(&Kernel.pin()));
 }
 
-pub fn cpu_offline() {
+pub(crate) fn cpu_offline() {
     FRAMES.cpu_offline(&Kernel.pin());
 }
 
-pub fn interrupt() {}
+pub(crate) fn interrupt() {}

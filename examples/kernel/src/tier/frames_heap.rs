@@ -4,26 +4,26 @@
 #[path = "frames.rs"]
 mod frames;
 
-pub use frames::{FRAMES, Kernel, boot, interrupt};
+pub(crate) use frames::{FRAMES, Kernel, boot, interrupt};
 use topomem_numa::Platform;
 use topomem_numa::frames::Frames;
 use topomem_percpu::{EarlyArea, EarlyPages, Heap};
 
 use crate::must;
 
-pub const AREA_PAGES: usize = 32;
-pub static AREA: EarlyArea<AREA_PAGES> = EarlyArea::new();
+pub(crate) const AREA_PAGES: usize = 32;
+pub(crate) static AREA: EarlyArea<AREA_PAGES> = EarlyArea::new();
 
 #[global_allocator]
-pub static HEAP: Heap<Kernel, EarlyPages<AREA_PAGES, &Frames<Kernel>>> =
+pub(crate) static HEAP: Heap<Kernel, EarlyPages<AREA_PAGES, &Frames<Kernel>>> =
     Heap::new(Kernel, EarlyPages::new(&AREA, &FRAMES));
 
-pub fn cpu_online() {
+pub(crate) fn cpu_online() {
     frames::cpu_online();
     must("heap", HEAP.cpu_online(&Kernel.pin()));
 }
 
-pub fn cpu_offline() {
+pub(crate) fn cpu_offline() {
     must("heap", HEAP.cpu_offline(&Kernel.pin()).map_err(|_| "busy"));
     frames::cpu_offline();
 }

@@ -11,7 +11,7 @@ use crate::arch::cpu;
 use crate::machine::{Machine, at};
 use crate::{must, pages};
 
-pub struct Kernel;
+pub(crate) struct Kernel;
 
 // SAFETY: CPUs have dense numbers of their own; with interrupts off nothing comes between.
 unsafe impl Platform for Kernel {
@@ -30,7 +30,7 @@ unsafe impl Platform for Kernel {
     }
 }
 
-pub struct Pages;
+pub(crate) struct Pages;
 
 // SAFETY: the pages are RAM, mapped to itself, and the caller's alone.
 unsafe impl PageSource for Pages {
@@ -49,18 +49,18 @@ unsafe impl PageSource for Pages {
 }
 
 #[global_allocator]
-pub static HEAP: Heap<Kernel, Pages> = Heap::new(Kernel, Pages);
+pub(crate) static HEAP: Heap<Kernel, Pages> = Heap::new(Kernel, Pages);
 
-pub fn boot(machine: &Machine) {
+pub(crate) fn boot(machine: &Machine) {
     pages::init(machine);
 }
 
-pub fn cpu_online() {
+pub(crate) fn cpu_online() {
     must("heap", HEAP.cpu_online(&Kernel.pin()));
 }
 
-pub fn cpu_offline() {
+pub(crate) fn cpu_offline() {
     must("heap", HEAP.cpu_offline(&Kernel.pin()).map_err(|_| "busy"));
 }
 
-pub fn interrupt() {}
+pub(crate) fn interrupt() {}

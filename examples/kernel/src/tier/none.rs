@@ -2,10 +2,10 @@
 
 use crate::machine::Machine;
 
-pub fn boot(_machine: &Machine) {}
+pub(crate) fn boot(_machine: &Machine) {}
 
-pub fn cpu_online() {}
+pub(crate) fn cpu_online() {}
 
-pub fn cpu_offline() {}
+pub(crate) fn cpu_offline() {}
 
-pub fn interrupt() {}
+pub(crate) fn interrupt() {}

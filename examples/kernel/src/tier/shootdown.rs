@@ -7,7 +7,7 @@ use crate::arch::{apic, cpu, interrupts};
 use crate::machine::Machine;
 use crate::{must, pages};
 
-pub struct Kernel;
+pub(crate) struct Kernel;
 
 // SAFETY: CPUs have dense numbers of their own; with preemption off only interrupt handlers come between.
 unsafe impl Platform for Kernel {
@@ -34,30 +34,30 @@ unsafe impl Tlb for Kernel {
     }
 }
 
-pub static QUEUE: Shootdown<Kernel> = Shootdown::new(Kernel);
+pub(crate) static QUEUE: Shootdown<Kernel> = Shootdown::new(Kernel);
 static STATES: [CpuState; cpu::MAX_CPUS] = [const { CpuState::new() }; cpu::MAX_CPUS];
 
-pub fn boot(machine: &Machine) {
+pub(crate) fn boot(machine: &Machine) {
     pages::init(machine);
 }
 
-pub fn cpu_online() {
+pub(crate) fn cpu_online() {
     let pin = Kernel.pin();
     must("shootdown", QUEUE.place(pin.cpu(), &STATES[pin.cpu().index()]));
     must("shootdown", QUEUE.cpu_online(&pin));
 }
 
-pub fn cpu_offline() {
+pub(crate) fn cpu_offline() {
     // SAFETY: from here on the CPU touches nothing whose mapping changes.
     must("shootdown", unsafe { QUEUE.cpu_offline(&Kernel.pin()) });
 }
 
-pub fn interrupt() {
+pub(crate) fn interrupt() {
     QUEUE.on_ipi(&Kernel.pin());
 }
 
 /// Tells all CPUs to forget `page`.
-pub fn forget(pin: &CpuPin, page: u64) -> Ticket<'static, Kernel> {
+pub(crate) fn forget(pin: &CpuPin, page: u64) -> Ticket<'static, Kernel> {
     let page = VirtAddr::new_truncate(page);
     QUEUE.invalidate(pin, QUEUE.kernel(), Invalidation::page(page, PageSize::Size4KiB))
 }

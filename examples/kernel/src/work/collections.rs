@@ -70,11 +70,11 @@ fn exchange(mailbox: usize, message: Option<Box<Message>>) -> Option<Box<Message
 }
 
 /// Notes how many pages are free, before the heap was used.
-pub fn begin(free_pages: u64) {
+pub(super) fn begin(free_pages: u64) {
     AT_FIRST.store(free_pages, Ordering::Relaxed);
 }
 
-pub fn task(index: usize) {
+pub(crate) fn task(index: usize) {
     let mut random = Random::new(index);
     let mut own = BTreeMap::new();
     for round in (0..).take_while(|&round| task::goes_on(round, ROUNDS)) {
@@ -93,7 +93,7 @@ pub fn task(index: usize) {
 }
 
 /// In the timer's handler, which may have interrupted an allocation.
-pub fn tick() {
+pub(crate) fn tick() {
     if AT_FIRST.load(Ordering::Relaxed) != 0 {
         let number = BY_HANDLERS.fetch_add(1, Ordering::Relaxed);
         let boxed = Box::new([number; 8]);
@@ -102,7 +102,7 @@ pub fn tick() {
 }
 
 /// Checks that all pages are free again, but for those of the heap and `elsewhere`.
-pub fn end(elsewhere: u64, free_pages: impl Fn() -> u64) {
+pub(super) fn end(elsewhere: u64, free_pages: impl Fn() -> u64) {
     (0..MAILBOXES)
         .filter_map(|mailbox| exchange(mailbox, None))
         .for_each(|message| message.check(usize::MAX));

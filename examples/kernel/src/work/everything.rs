@@ -38,7 +38,7 @@ fn page(address: u64) -> PageRange {
     PageRange::page(VirtAddr::new_truncate(address), PageSize::Size4KiB)
 }
 
-pub fn begin() {
+pub(crate) fn begin() {
     AT_FIRST.store(free_frames(), Ordering::Relaxed);
 }
 
@@ -58,7 +58,7 @@ fn use_page(space: &AddressSpace<Kernel>, pin: &CpuPin, address: u64, value: u64
     }
 }
 
-pub fn task(index: usize) {
+pub(crate) fn task(index: usize) {
     let mut random = Random::new(index);
     let kernel = must("the kernel's space", SERVICE.kernel_space().ok_or("not booted"));
     let own = must("a space", SERVICE.create_space(&Kernel.pin()));
@@ -110,7 +110,7 @@ pub fn task(index: usize) {
 }
 
 /// In the timer's handler, which may have interrupted anything.
-pub fn tick() {
+pub(crate) fn tick() {
     let pin = Kernel.pin();
     if let Ok(frame) = SERVICE.alloc(&pin, &FrameRequest::frame()) {
         // SAFETY: allocated above, and not used.
@@ -119,7 +119,7 @@ pub fn tick() {
     }
 }
 
-pub fn end() {
+pub(crate) fn end() {
     // What is left of spaces goes a piece at a time.
     let (first, begun) = (AT_FIRST.load(Ordering::Relaxed), Kernel.now());
     let kept = loop {

@@ -65,7 +65,7 @@ fn all_free() -> u64 {
 }
 
 /// Takes frames before the topology is known.
-pub fn early(memory: &mut BootAllocator<'_>) {
+pub(crate) fn early(memory: &mut BootAllocator<'_>) {
     EARLY_FRAMES.with(|frames| {
         for place in frames {
             let frame = must("an early frame", memory.early_frame());
@@ -75,11 +75,11 @@ pub fn early(memory: &mut BootAllocator<'_>) {
     });
 }
 
-pub fn begin() {
+pub(crate) fn begin() {
     AT_FIRST.store(all_free(), Ordering::Relaxed);
 }
 
-pub fn task(index: usize) {
+pub(crate) fn task(index: usize) {
     let mut random = Random::new(index);
     let mut held: [Option<Run>; HELD] = [None; HELD];
     for round in (0..).take_while(|&round| task::goes_on(round, ROUNDS)) {
@@ -113,7 +113,7 @@ pub fn task(index: usize) {
 }
 
 /// In the timer's handler, which may have interrupted an allocation.
-pub fn tick() {
+pub(crate) fn tick() {
     let pin = Kernel.pin();
     if let Ok(first) = FRAMES.alloc(&pin, &FrameRequest::frame()) {
         let run = (first, Order::FRAME);
@@ -124,7 +124,7 @@ pub fn tick() {
     }
 }
 
-pub fn end() {
+pub(crate) fn end() {
     let totals = must("validate", FRAMES.validate());
     let (first, last) = (AT_FIRST.load(Ordering::Relaxed), all_free());
     let (tasks, handlers) = (BY_TASKS.load(Ordering::Relaxed), BY_HANDLERS.load(Ordering::Relaxed));

@@ -18,7 +18,7 @@ use crate::{must, paging, println, task};
 #[path = "collections.rs"]
 mod collections;
 
-pub use collections::tick;
+pub(crate) use collections::tick;
 
 /// Pages that each task maps.
 const PAGES: usize = 512;
@@ -31,7 +31,7 @@ const EARLY: usize = 100;
 static EARLY_FRAMES: Lock<Vec<Box<u64>>> = Lock::new(Vec::new());
 
 /// Takes frames before the topology is known, and lists them in the heap before that has frames.
-pub fn early(memory: &mut BootAllocator<'_>) {
+pub(crate) fn early(memory: &mut BootAllocator<'_>) {
     EARLY_FRAMES.with(|frames| {
         for _ in 0..EARLY {
             let frame = must("an early frame", memory.early_frame()).start_address().as_u64();
@@ -43,7 +43,7 @@ pub fn early(memory: &mut BootAllocator<'_>) {
     assert!(AREA.pages_in_use() > 0, "the heap has other pages already");
 }
 
-pub fn begin() {
+pub(crate) fn begin() {
     collections::begin(free_frames() + AREA_PAGES as u64);
     // The list grows beyond the first area: its pages are frames from now on.
     EARLY_FRAMES.with(|frames| frames.reserve(AREA_PAGES * 4096 / 8));
@@ -68,7 +68,7 @@ fn end_early() {
     );
 }
 
-pub fn task(index: usize) {
+pub(crate) fn task(index: usize) {
     collections::task(index);
     for page in (0..PAGES).map(|page| address(index, page)) {
         let request = FrameRequest::frame();
@@ -90,7 +90,7 @@ fn address(task: usize, page: usize) -> u64 {
     paging::WINDOW + ((task * PAGES + page) as u64) * 4096
 }
 
-pub fn end() {
+pub(crate) fn end() {
     let pin = Kernel.pin();
     for page in (0..task::TASKS).flat_map(|task| (0..PAGES).map(move |page| address(task, page))) {
         let found = paging::read(page);

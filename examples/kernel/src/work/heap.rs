@@ -5,12 +5,12 @@ use crate::pages;
 #[path = "collections.rs"]
 mod collections;
 
-pub use collections::{task, tick};
+pub(crate) use collections::{task, tick};
 
-pub fn begin() {
+pub(crate) fn begin() {
     collections::begin(pages::free_count());
 }
 
-pub fn end() {
+pub(crate) fn end() {
     collections::end(0, pages::free_count);
 }

@@ -2,14 +2,14 @@
 
 use crate::task;
 
-pub fn begin() {}
+pub(crate) fn begin() {}
 
-pub fn task(_index: usize) {
+pub(crate) fn task(_index: usize) {
     while task::goes_on(0, 0) {
         core::hint::spin_loop();
     }
 }
 
-pub fn tick() {}
+pub(crate) fn tick() {}
 
-pub fn end() {}
+pub(crate) fn end() {}

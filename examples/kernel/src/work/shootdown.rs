@@ -87,11 +87,11 @@ fn unmapped((slot, frame): (usize, u64)) {
     pages::free(frame, 1);
 }
 
-pub fn begin() {
+pub(crate) fn begin() {
     AT_FIRST.store(pages::free_count(), Ordering::Relaxed);
 }
 
-pub fn task(index: usize) {
+pub(crate) fn task(index: usize) {
     let mut random = Random::new(index);
     let mut deferred: Deferred<(usize, u64), SLOTS> = Deferred::new();
     for round in (0..).take_while(|&round| task::goes_on(round, ROUNDS)) {
@@ -129,11 +129,11 @@ pub fn task(index: usize) {
 }
 
 /// In the timer's handler.
-pub fn tick() {
+pub(crate) fn tick() {
     look(TURN.fetch_add(1, Ordering::Relaxed) as usize % SLOTS);
 }
 
-pub fn end() {
+pub(crate) fn end() {
     for slot in 0..SLOTS {
         look(slot);
         if let Some(frame) = paging::unmap(page(slot)) {

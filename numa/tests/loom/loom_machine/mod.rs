@@ -10,7 +10,7 @@ use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
 use topomem_percpu::{CpuPin, Order, PhysAddr, PhysFrame, Platform};
 
 /// Physical addresses below the arena's size map to the arena: bookkeeping, then a block of frames.
-pub struct Host(NonNull<u8>);
+pub(crate) struct Host(NonNull<u8>);
 
 // SAFETY: plain memory.
 unsafe impl Send for Host {}
@@ -39,7 +39,7 @@ struct Tiny {
 }
 
 /// The first frame, beyond the arena.
-pub const START: u64 = 16 << 20;
+pub(crate) const START: u64 = 16 << 20;
 
 // SAFETY: places are disjoint parts of the arena.
 unsafe impl BootMemory for Tiny {
@@ -77,16 +77,16 @@ unsafe impl BootMemory for Tiny {
     }
 }
 
-pub fn frames(blocks: u64) -> &'static Frames<Host> {
+pub(crate) fn frames(blocks: u64) -> &'static Frames<Host> {
     frames_with(blocks, &FramesConfig::without_reserve())
 }
 
-pub fn frames_with(blocks: u64, config: &FramesConfig) -> &'static Frames<Host> {
+pub(crate) fn frames_with(blocks: u64, config: &FramesConfig) -> &'static Frames<Host> {
     build(Tiny { next: 0, nodes: 1, blocks }, config)
 }
 
 /// A block and a CPU on each of two nodes.
-pub fn frames_of_two_nodes() -> &'static Frames<Host> {
+pub(crate) fn frames_of_two_nodes() -> &'static Frames<Host> {
     build(Tiny { next: 0, nodes: 2, blocks: 1 }, &FramesConfig::without_reserve())
 }
 
@@ -100,38 +100,38 @@ fn build(mut machine: Tiny, config: &FramesConfig) -> &'static Frames<Host> {
     frames
 }
 
-pub fn pin(cpu: usize) -> CpuPin {
+pub(crate) fn pin(cpu: usize) -> CpuPin {
     // SAFETY: one thread plays each CPU.
     unsafe { CpuPin::new(CpuId::new(cpu).unwrap()) }
 }
 
-pub fn order(order: u8) -> Order {
+pub(crate) fn order(order: u8) -> Order {
     Order::new(order).unwrap()
 }
 
-pub fn alloc(frames: &Frames<Host>, cpu: usize, level: u8) -> Option<(u64, u64)> {
+pub(crate) fn alloc(frames: &Frames<Host>, cpu: usize, level: u8) -> Option<(u64, u64)> {
     let first = frames.alloc(&pin(cpu), &FrameRequest::order(order(level))).ok()?;
     let number = first.start_address().as_u64() >> 12;
     Some((number, number + order(level).frames()))
 }
 
-pub fn free(frames: &Frames<Host>, cpu: usize, first: u64, level: u8) {
+pub(crate) fn free(frames: &Frames<Host>, cpu: usize, first: u64, level: u8) {
     let frame = PhysFrame::containing_address(PhysAddr::new(first << 12));
     // SAFETY: nobody uses the frames.
     unsafe { frames.free(&pin(cpu), frame, order(level)) }.unwrap();
 }
 
-pub fn disjoint(a: Option<(u64, u64)>, b: Option<(u64, u64)>) {
+pub(crate) fn disjoint(a: Option<(u64, u64)>, b: Option<(u64, u64)>) {
     if let (Some(a), Some(b)) = (a, b) {
         assert!(a.1 <= b.0 || b.1 <= a.0, "handed out twice: {a:?} {b:?}");
     }
 }
 
-pub fn model(body: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn model(body: impl Fn() + Sync + Send + 'static) {
     model_with(2, body);
 }
 
-pub fn model_with(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn model_with(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 20_000;
@@ -139,7 +139,7 @@ pub fn model_with(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
 }
 
 /// After everything is back and drained: the frame is gone, and only it.
-pub fn gone(frames: &Frames<Host>, bad: u64) {
+pub(crate) fn gone(frames: &Frames<Host>, bad: u64) {
     frames.service(&pin(0));
     frames.service(&pin(1));
     let totals = frames.validate().unwrap();
@@ -147,6 +147,6 @@ pub fn gone(frames: &Frames<Host>, bad: u64) {
     assert!(frames.is_retired(PhysFrame::containing_address(PhysAddr::new(bad << 12))));
 }
 
-pub fn retire(frames: &Frames<Host>, cpu: usize, bad: u64) -> Retired {
+pub(crate) fn retire(frames: &Frames<Host>, cpu: usize, bad: u64) -> Retired {
     frames.retire(&pin(cpu), PhysFrame::containing_address(PhysAddr::new(bad << 12))).unwrap()
 }

@@ -12,9 +12,9 @@ use crate::frames_support::{Host, MIB, Machine, end, frame, number, online, pin}
 /// A run of frames that somebody holds, and how to give it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
-    pub first: PhysFrame,
-    pub frames: u64,
-    pub kind: Kind,
+    pub(crate) first: PhysFrame,
+    pub(crate) frames: u64,
+    pub(crate) kind: Kind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,17 +77,17 @@ fn decode(word: u64) -> Run {
 
 /// A machine with CPUs 0 and 1 on node 0, and CPU 2 on node 1.
 pub(crate) struct Scene {
-    pub frames: &'static Frames<Host>,
+    pub(crate) frames: &'static Frames<Host>,
     /// What the operation allocated.
-    pub ours: Held,
+    pub(crate) ours: Held,
     /// What the operation is to free.
-    pub ready: Held,
+    pub(crate) ready: Held,
     /// What the context allocated.
-    pub theirs: Held,
+    pub(crate) theirs: Held,
     /// What the context may free: neighbours of what the operation frees.
-    pub spare: Held,
+    pub(crate) spare: Held,
     /// The next frame to retire.
-    pub bad: AtomicU64,
+    pub(crate) bad: AtomicU64,
     managed: u64,
 }
 

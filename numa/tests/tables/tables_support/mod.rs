@@ -11,12 +11,12 @@ use topomem_numa::{ApicId, Diagnostic, Distance, FirmwareTables, MAX_CPUS, MAX_N
 /// The bytes of the tables that a machine has.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tables {
-    pub madt: Option<Vec<u8>>,
-    pub srat: Option<Vec<u8>>,
-    pub slit: Option<Vec<u8>>,
-    pub hmat: Option<Vec<u8>>,
-    pub cedt: Option<Vec<u8>>,
-    pub root_checksum: u8,
+    pub(crate) madt: Option<Vec<u8>>,
+    pub(crate) srat: Option<Vec<u8>>,
+    pub(crate) slit: Option<Vec<u8>>,
+    pub(crate) hmat: Option<Vec<u8>>,
+    pub(crate) cedt: Option<Vec<u8>>,
+    pub(crate) root_checksum: u8,
 }
 
 impl Tables {

@@ -4,47 +4,47 @@ use super::{Tables, seal};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cpu {
-    pub apic: u32,
+    pub(crate) apic: u32,
     /// `None`: the SRAT does not have it.
-    pub proximity: Option<u32>,
-    pub enabled: bool,
+    pub(crate) proximity: Option<u32>,
+    pub(crate) enabled: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
-    pub proximity: u32,
-    pub base: u64,
-    pub bytes: u64,
+    pub(crate) proximity: u32,
+    pub(crate) base: u64,
+    pub(crate) bytes: u64,
     /// 1 enabled, 2 hot-pluggable, 4 non-volatile.
-    pub flags: u32,
+    pub(crate) flags: u32,
 }
 
 /// A latency/bandwidth matrix, a row per initiator.
 #[derive(Debug, Clone)]
 pub(crate) struct Matrix {
-    pub hierarchy: u8,
-    pub data_type: u8,
-    pub base_unit: u64,
-    pub initiators: Vec<u32>,
-    pub targets: Vec<u32>,
-    pub entries: Vec<u16>,
+    pub(crate) hierarchy: u8,
+    pub(crate) data_type: u8,
+    pub(crate) base_unit: u64,
+    pub(crate) initiators: Vec<u32>,
+    pub(crate) targets: Vec<u32>,
+    pub(crate) entries: Vec<u16>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
-    pub cpus: Vec<Cpu>,
-    pub memory: Vec<Memory>,
-    pub initiators: Vec<u32>,
+    pub(crate) cpus: Vec<Cpu>,
+    pub(crate) memory: Vec<Memory>,
+    pub(crate) initiators: Vec<u32>,
     /// The domains of generic ports.
-    pub ports: Vec<u32>,
+    pub(crate) ports: Vec<u32>,
     /// Row by row.
-    pub distances: Option<Vec<Vec<u8>>>,
-    pub hmat_revision: u8,
-    pub matrices: Vec<Matrix>,
+    pub(crate) distances: Option<Vec<Vec<u8>>>,
+    pub(crate) hmat_revision: u8,
+    pub(crate) matrices: Vec<Matrix>,
     /// Domain, bytes, attributes.
-    pub caches: Vec<(u32, u64, u32)>,
+    pub(crate) caches: Vec<(u32, u64, u32)>,
     /// Base and bytes.
-    pub windows: Vec<(u64, u64)>,
+    pub(crate) windows: Vec<(u64, u64)>,
 }
 
 impl Default for Machine {

@@ -10,7 +10,7 @@ pub(crate) static SERVICE: MemoryService<Kernel> = MemoryService::new(Kernel);
 /// The kernel's heap: over the service's frames, so empty until it has some.
 #[cfg(not(feature = "hardening"))]
 #[global_allocator]
-pub static HEAP: KernelHeap<Kernel> = KernelHeap::new(Kernel, &SERVICE);
+pub(crate) static HEAP: KernelHeap<Kernel> = KernelHeap::new(Kernel, &SERVICE);
 
 /// The kernel's heap, with all measures against wrong uses.
 #[cfg(feature = "hardening")]

@@ -18,7 +18,7 @@ macro_rules! numbers {
     ($($name:ident = $number:ident,)*) => {
         #[allow(missing_docs, reason = "Linux's names")]
         impl Errno {
-            $(pub const $name: Errno = Errno(errno::$number);)*
+            $(pub(crate) const $name: Errno = Errno(errno::$number);)*
         }
     };
 }

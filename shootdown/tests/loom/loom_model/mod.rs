@@ -16,17 +16,17 @@ use topomem_shootdown::{
 };
 
 /// What a page's entry holds before and after it is changed; 0 is "not cached".
-pub const OLD: u64 = 1;
-pub const NEW: u64 = 2;
+pub(crate) const OLD: u64 = 1;
+pub(crate) const NEW: u64 = 2;
 
 loom::thread_local! {
     static CPU: Cell<usize> = Cell::new(0);
 }
 
-pub struct Machine {
-    pub ipi: [AtomicBool; 3],
-    pub tlb: [[AtomicU64; 2]; 3],
-    pub pte: [AtomicU64; 2],
+pub(crate) struct Machine {
+    pub(crate) ipi: [AtomicBool; 3],
+    pub(crate) tlb: [[AtomicU64; 2]; 3],
+    pub(crate) pte: [AtomicU64; 2],
     /// Where the queue is, and how often a flush lets a raised interrupt nest.
     nest: std::sync::atomic::AtomicUsize,
     /// Does CPU 0 halt when it has to wait?
@@ -34,14 +34,14 @@ pub struct Machine {
     queue: std::sync::atomic::AtomicPtr<Queue>,
 }
 
-pub type Queue = Shootdown<Machine>;
+pub(crate) type Queue = Shootdown<Machine>;
 
-pub fn cpu(index: usize) -> CpuId {
+pub(crate) fn cpu(index: usize) -> CpuId {
     CpuId::new(index).unwrap()
 }
 
 /// The calling thread is `index` from here on.
-pub fn run_as(index: usize) -> CpuPin {
+pub(crate) fn run_as(index: usize) -> CpuPin {
     CPU.with(|cpu| cpu.set(index));
     // SAFETY: a thread plays one CPU at a time, and no other plays it meanwhile.
     unsafe { CpuPin::new(cpu(index)) }
@@ -127,7 +127,7 @@ unsafe impl Tlb for Machine {
 }
 
 /// A queue with CPUs `0..cpus` online; the pages map OLD and nothing is cached.
-pub fn queue(cpus: usize) -> Arc<Queue> {
+pub(crate) fn queue(cpus: usize) -> Arc<Queue> {
     let queue = Arc::new(Shootdown::new(Machine {
         ipi: std::array::from_fn(|_| AtomicBool::new(false)),
         tlb: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
@@ -145,21 +145,21 @@ pub fn queue(cpus: usize) -> Arc<Queue> {
 }
 
 /// Lets the next `times` flushes of CPU 1 be interrupted.
-pub fn nest(queue: &Arc<Queue>, times: usize) {
+pub(crate) fn nest(queue: &Arc<Queue>, times: usize) {
     let machine = queue.tlb();
     machine.queue.store(std::ptr::from_ref(&**queue).cast_mut(), std::sync::atomic::Ordering::Relaxed);
     machine.nest.store(times, std::sync::atomic::Ordering::Relaxed);
 }
 
 /// Has CPU 0 halt instead of spinning.
-pub fn let_halt(queue: &Arc<Queue>) {
+pub(crate) fn let_halt(queue: &Arc<Queue>) {
     let machine = queue.tlb();
     machine.queue.store(std::ptr::from_ref(&**queue).cast_mut(), std::sync::atomic::Ordering::Relaxed);
     machine.halts.store(true, std::sync::atomic::Ordering::Relaxed);
 }
 
 /// Makes `domain` active on `index`, all its translations cached.
-pub fn enter(queue: &Queue, index: usize, domain: &Domain) {
+pub(crate) fn enter(queue: &Queue, index: usize, domain: &Domain) {
     // SAFETY: the model keeps its domains to the end.
     unsafe { queue.activate(&run_as(index), domain, |_| SwitchFlushed::No) };
     touch(queue, index, 0);
@@ -167,7 +167,7 @@ pub fn enter(queue: &Queue, index: usize, domain: &Domain) {
 }
 
 /// Uses a page: what its translation says.
-pub fn touch(queue: &Queue, index: usize, page: usize) -> u64 {
+pub(crate) fn touch(queue: &Queue, index: usize, page: usize) -> u64 {
     let machine = queue.tlb();
     let cached = machine.tlb[index][page].load(Ordering::Relaxed);
     if cached != 0 {
@@ -179,7 +179,7 @@ pub fn touch(queue: &Queue, index: usize, page: usize) -> u64 {
 }
 
 /// Delivers a raised interrupt, if there is one. True where there was.
-pub fn deliver(queue: &Queue, index: usize) -> bool {
+pub(crate) fn deliver(queue: &Queue, index: usize) -> bool {
     let raised = queue.tlb().ipi[index].swap(false, Ordering::AcqRel);
     if raised {
         let _ = queue.on_ipi(&run_as(index));
@@ -188,17 +188,22 @@ pub fn deliver(queue: &Queue, index: usize) -> bool {
 }
 
 /// Changes `page` and issues that.
-pub fn change<'q>(queue: &'q Queue, index: usize, domain: &'q Domain, page: usize) -> Ticket<'q, Machine> {
+pub(crate) fn change<'q>(
+    queue: &'q Queue,
+    index: usize,
+    domain: &'q Domain,
+    page: usize,
+) -> Ticket<'q, Machine> {
     queue.tlb().pte[page].store(NEW, Ordering::Relaxed);
     queue.invalidate(&run_as(index), domain, invalidation(page))
 }
 
-pub fn invalidation(page: usize) -> Invalidation {
+pub(crate) fn invalidation(page: usize) -> Invalidation {
     Invalidation::page(VirtAddr::new_truncate((page as u64) << 12), PageSize::Size4KiB)
 }
 
 /// Once a change of `page` is complete, `index` cannot have the old translation.
-pub fn check_complete(queue: &Queue, ticket: &mut Ticket<'_, Machine>, index: usize, page: usize) {
+pub(crate) fn check_complete(queue: &Queue, ticket: &mut Ticket<'_, Machine>, index: usize, page: usize) {
     for _ in 0..2 {
         if ticket.is_complete() {
             assert_ne!(cached(queue, index, page), OLD, "a stale translation after completion");
@@ -207,18 +212,18 @@ pub fn check_complete(queue: &Queue, ticket: &mut Ticket<'_, Machine>, index: us
     }
 }
 
-pub fn cached(queue: &Queue, index: usize, page: usize) -> u64 {
+pub(crate) fn cached(queue: &Queue, index: usize, page: usize) -> u64 {
     queue.tlb().tlb[index][page].load(Ordering::Relaxed)
 }
 
 /// Explores `f`'s interleavings, with at most two preemptions unless LOOM_MAX_PREEMPTIONS says
 /// otherwise.
-pub fn explore(f: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn explore(f: impl Fn() + Sync + Send + 'static) {
     explore_to(2, f);
 }
 
 /// The same with another bound.
-pub fn explore_to(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn explore_to(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound.get_or_insert(preemptions);
     builder.check(f);

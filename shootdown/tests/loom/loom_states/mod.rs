@@ -12,7 +12,7 @@ std::thread_local! {
 }
 
 /// Gives CPUs `0..cpus` their states.
-pub fn place<T: Tlb>(queue: &Shootdown<T>, cpus: usize) {
+pub(crate) fn place<T: Tlb>(queue: &Shootdown<T>, cpus: usize) {
     STATES.with_borrow_mut(|states| {
         states.clear();
         states.extend((0..cpus).map(|_| Box::default()));

@@ -14,7 +14,7 @@ macro_rules! signals {
     ($($name:ident = $number:literal,)*) => {
         #[allow(missing_docs, reason = "Linux's names")]
         impl Signal {
-            $(pub const $name: Signal = Signal($number);)*
+            $(pub(crate) const $name: Signal = Signal($number);)*
         }
 
         const NAMES: &[(u8, &str)] = &[$(($number, stringify!($name)),)*];
