@@ -8,7 +8,7 @@ use crate::{CpuId, MAX_CPUS};
 
 /// References to each CPU's part of a structure, placed in memory of the CPU's own node.
 ///
-/// A table takes a word for each of [`MAX_CPUS`] CPUs. CPUs that have no part yet share one, `vacant`, so that a
+/// A table takes a word for each of [`MAX_CPUS`] CPUs. CPUs without a part share the part `vacant`: a
 /// look at a CPU's part is a load and no question.
 ///
 /// # Examples
@@ -35,7 +35,7 @@ pub struct CpuTable<T: 'static> {
 }
 
 impl<T> CpuTable<T> {
-    /// Makes a table in which all CPUs share `vacant`.
+    /// Makes a table with `vacant` shared by all CPUs.
     ///
     /// ```
     /// use topomem_percpu::{CpuId, CpuTable};
@@ -57,7 +57,7 @@ impl<T> CpuTable<T> {
         CpuTable { parts, vacant, reach: AtomicUsize::new(0) }
     }
 
-    /// Makes a table in which all CPUs share `vacant` (loom's atomics have no `const` constructor).
+    /// Makes a table with `vacant` shared by all CPUs (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new(vacant: &'static T) -> CpuTable<T> {
@@ -65,7 +65,7 @@ impl<T> CpuTable<T> {
         CpuTable { parts: core::array::from_fn(|_| part()), vacant, reach: AtomicUsize::new(0) }
     }
 
-    /// Gives `cpu` its part, for good.
+    /// Gives `cpu` a part, for good.
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ impl<T> CpuTable<T> {
     pub fn place(&self, cpu: CpuId, part: &'static T) -> Result<(), &'static T> {
         let [vacant, placed] = [self.vacant, part].map(|part| ptr::from_ref(part).cast_mut());
         self.reach.fetch_max(cpu.index() + 1, Ordering::Relaxed);
-        // Release pairs with the Acquire in `get`: a CPU that sees the address sees the part.
+        // Release pairs with the Acquire in `get`: a CPU with the address sees the part.
         let exchange =
             self.parts[cpu.index()].compare_exchange(vacant, placed, Ordering::Release, Ordering::Relaxed);
         exchange.map(drop).map_err(|_| part)
@@ -95,11 +95,11 @@ impl<T> CpuTable<T> {
     pub fn get(&self, cpu: CpuId) -> &'static T {
         // Acquire pairs with the Release in `place`.
         let part = self.parts[cpu.index()].load(Ordering::Acquire);
-        // SAFETY: the address is that of a `&'static T`, given to `new` or `place`.
+        // SAFETY: the address came from a `&'static T`, given to `new` or `place`.
         unsafe { &*part }
     }
 
-    /// Returns whether `cpu` has a part of its own.
+    /// Returns whether `cpu` has an own part.
     ///
     /// ```
     /// use topomem_percpu::{CpuId, CpuTable};

@@ -1,4 +1,4 @@
-//! Pages of a heap before there is a frame allocator.
+//! Pages of a heap before the frame allocator.
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -14,16 +14,16 @@ const WORD: usize = 64;
 /// The maximum number of pages: 4 MiB.
 const MOST: usize = 1024;
 
-/// A page, aligned as the loader of an image should place it; where it does not, a page is lost.
+/// A page, aligned as the loader of an image should place the page; if the loader does not, a page is lost.
 #[repr(align(4096))]
 struct Page {
     _bytes: MaybeUninit<[u8; PAGE]>,
 }
 
-/// A first area of `PAGES` pages, 1024 at most, for a `static`: all zero, so it lies in `.bss`.
+/// A first area of `PAGES` pages, 1024 at most, for a `static`: all zero, hence in `.bss`.
 pub struct EarlyArea<const PAGES: usize> {
-    /// A bit for each page, by the page's number in the address space: set while it is in use. A word more than there
-    /// are pages, since they begin anywhere in a word.
+    /// A bit for each page, by the page's number in the address space: set while the page is in use. A word more than
+    /// the pages need, since the pages begin anywhere in a word.
     used: [AtomicU64; MOST / WORD + 1],
     pages: UnsafeCell<[Page; PAGES]>,
 }
@@ -32,7 +32,7 @@ pub struct EarlyArea<const PAGES: usize> {
 unsafe impl<const PAGES: usize> Sync for EarlyArea<PAGES> {}
 
 impl<const PAGES: usize> EarlyArea<PAGES> {
-    /// Creates an area of which no page is in use.
+    /// Creates an area with no page in use.
     #[must_use]
     pub const fn new() -> EarlyArea<PAGES> {
         const { assert!(PAGES <= MOST, "an early area has 1024 pages at most") };
@@ -42,14 +42,14 @@ impl<const PAGES: usize> EarlyArea<PAGES> {
         }
     }
 
-    /// Returns the number of pages in use. Exact only while no other context takes or frees pages.
+    /// Returns the number of pages in use. Exact only while no further context takes or frees pages.
     #[must_use]
     pub fn pages_in_use(&self) -> usize {
         // Relaxed: a statistic.
         self.used.iter().map(|word| word.load(Ordering::Relaxed).count_ones() as usize).sum()
     }
 
-    /// Returns the address of the first page, and how many there are. Pages begin at multiples of 4096, wherever the
+    /// Returns the address of the first page, and the number of pages. Pages begin at multiples of 4096, wherever the
     /// loader has placed the area.
     fn pages(&self) -> (NonNull<u8>, usize) {
         let start = NonNull::from(&self.pages).cast::<u8>();
@@ -59,9 +59,9 @@ impl<const PAGES: usize> EarlyArea<PAGES> {
         (unsafe { start.add(if count == 0 { 0 } else { skipped }) }, count)
     }
 
-    /// Takes a run, aligned to its size. Runs above 64 pages are not served.
+    /// Takes a run, aligned to the size. Runs above 64 pages are not served.
     ///
-    /// Bound: one compare-and-swap for each run of that order in the area, repeated only if another context took a run of
+    /// Bound: a compare-and-swap for each run of `order` in the area, repeated only if another context took a run of
     /// the same word; lock-free.
     fn take(&self, order: Order) -> Option<NonNull<u8>> {
         let (first_page, count) = self.pages();
@@ -82,13 +82,13 @@ impl<const PAGES: usize> EarlyArea<PAGES> {
         None
     }
 
-    /// Returns true if the run is one of this area.
+    /// Returns true if the run belongs to the area.
     fn has(&self, run: NonNull<u8>) -> bool {
         let (first, count) = self.pages();
         run.addr().get().checked_sub(first.addr().get()).is_some_and(|offset| offset < count * PAGE)
     }
 
-    /// Takes a run of this area back.
+    /// Takes a run of the area back.
     fn give_back(&self, run: NonNull<u8>, order: Order) {
         let (first, start) = (self.pages().0.addr().get() / PAGE, run.addr().get() / PAGE);
         let bits = mask(order.frames() as usize) << (start % WORD);
@@ -114,11 +114,11 @@ impl<const PAGES: usize> fmt::Debug for EarlyArea<PAGES> {
     }
 }
 
-/// A page source for a heap that serves before its own source has memory: what that source refuses comes from an
+/// A page source for a heap in use before the heap's source has memory: runs refused by the source come from an
 /// [`EarlyArea`].
 ///
-/// So the heap moves over by itself as soon as the source behind has pages. Memory allocated before stays where it
-/// is, until it is freed or grows; its pages go back to the area, which serves again when memory is short. Runs of up
+/// The heap moves over as soon as the source behind has pages. Memory allocated before stays in place
+/// until freed or grown; the pages go back to the area. The area serves again when memory is short. Runs of up
 /// to 64 pages fit.
 ///
 /// ```
@@ -156,7 +156,7 @@ pub struct EarlyPages<const PAGES: usize, S> {
 }
 
 impl<const PAGES: usize, S: PageSource> EarlyPages<PAGES, S> {
-    /// Creates a source that asks `source` first, and `area` if `source` has no pages.
+    /// Creates a source asking `source` first, and `area` if `source` has no pages.
     pub const fn new(area: &'static EarlyArea<PAGES>, source: S) -> EarlyPages<PAGES, S> {
         EarlyPages { area, source }
     }
@@ -171,8 +171,8 @@ impl<const PAGES: usize, S: PageSource> EarlyPages<PAGES, S> {
     }
 }
 
-// SAFETY: runs are those of the source behind, or of the area, whose pages have one user at a time; each goes back to
-// where it came from.
+// SAFETY: runs come from the source behind, or from the area. A page of the area has a single user at a time. Each run
+// goes back to the origin of the run.
 unsafe impl<const PAGES: usize, S: PageSource> PageSource for EarlyPages<PAGES, S> {
     fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
         self.source.allocate(pin, node, order).or_else(|refused| self.area.take(order).ok_or(refused))
@@ -205,7 +205,7 @@ unsafe impl<const PAGES: usize, S: PageSource> PageSource for EarlyPages<PAGES, 
     ) -> Result<NonNull<u8>, OutOfMemory> {
         self.source.allocate_run_zeroed(pin, node, length, align).or_else(|_| {
             let run = self.take(length)?;
-            // SAFETY: the run has so many bytes, and no other users.
+            // SAFETY: the run has `length` bytes, and no further users.
             unsafe { run.write_bytes(0, length.bytes() as usize) };
             Ok(run)
         })

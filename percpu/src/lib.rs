@@ -1,22 +1,22 @@
-//! What every CPU of an SMP kernel needs for itself: dense CPU ids and sets, the proof of
+//! The needs of every CPU of an SMP kernel: dense CPU ids and sets, the proof of
 //! being pinned to a CPU, CPU-local cells, and above them magazines, depots and a slab heap.
 //!
-//! The crate stands alone: a kernel that wants only the heap, or only CPU-local cells, needs
+//! The crate stands alone: a kernel with use for only the heap, or only CPU-local cells, needs
 //! nothing else of topomem.
 //!
 //! # The heap
 //!
 //! [`Heap`] serves objects of 8 bytes to 16 KiB from slabs on the memory of the CPU's node, with
 //! magazines per CPU in front: a hit takes no lock and no atomic read-modify-write. Larger
-//! objects are runs of pages. Objects that another node's CPU frees go home; an emptied slab
-//! returns its pages. When memory is short, [`Heap::reclaim`] returns what is cached, and each CPU
+//! objects are runs of pages. Objects freed by another node's CPU go home; an emptied slab
+//! returns the slab's pages. When memory is short, [`Heap::reclaim`] returns what is cached, and each CPU
 //! calls [`Heap::tend`] now and then.
 //!
 //! It may be used in every context, NMI handlers included, with nothing masked, and from the
 //! boot CPU's first instruction in Rust on: no use waits for another without bound. Without
 //! memory it answers with an error; what was live stays so.
 //!
-//! A kernel says two things about itself, and calls [`Heap::cpu_online`] on each CPU:
+//! A kernel implements two traits, and calls [`Heap::cpu_online`] on each CPU:
 //!
 //! ```
 //! use std::alloc::Layout;

@@ -1,4 +1,4 @@
-//! A reference per CPU, set once, in a table that grows.
+//! A reference per CPU, set once, in a growing table.
 
 use core::fmt;
 use core::ptr;
@@ -9,8 +9,8 @@ use crate::sync::atomic::Ordering;
 
 /// References to each CPU's part of a structure, placed in memory of the CPU's own node.
 ///
-/// A table takes a word for each of the first 64 CPUs. CPUs with higher numbers need a page, which serves 512 CPUs
-/// ([`PagedCpuTable::extend`]). CPUs that have no part yet share one, `vacant`.
+/// A table takes a word for each of the first 64 CPUs. CPUs with higher numbers need a page for each 512 CPUs
+/// ([`PagedCpuTable::extend`]). CPUs without a part share the part `vacant`.
 ///
 /// # Examples
 ///
@@ -33,14 +33,14 @@ pub struct PagedCpuTable<T: 'static> {
 }
 
 impl<T> PagedCpuTable<T> {
-    /// Makes a table in which all CPUs share `vacant`.
+    /// Makes a table with `vacant` shared by all CPUs.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(vacant: &'static T) -> PagedCpuTable<T> {
         PagedCpuTable { parts: CpuPointers::new(vacant), vacant }
     }
 
-    /// Makes a table in which all CPUs share `vacant` (loom's atomics have no `const` constructor).
+    /// Makes a table with `vacant` shared by all CPUs (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new(vacant: &'static T) -> PagedCpuTable<T> {
@@ -52,7 +52,7 @@ impl<T> PagedCpuTable<T> {
         self.parts.has_room(cpu)
     }
 
-    /// Gives the table room for `cpu` and the CPUs that share a page with it.
+    /// Gives the table room for `cpu` and the further CPUs of the page.
     ///
     /// # Errors
     ///
@@ -81,13 +81,13 @@ impl<T> PagedCpuTable<T> {
         self.parts.extend(cpu, page)
     }
 
-    /// Gives `cpu` its part, for good.
+    /// Gives `cpu` a part, for good.
     ///
     /// # Errors
     ///
-    /// The part comes back if the CPU has a part already, or the table has no room for it.
+    /// The part comes back if the CPU has a part already, or the table has no room.
     pub fn place(&self, cpu: CpuId, part: &'static T) -> Result<(), &'static T> {
-        // Its Release pairs with the Acquire in `get`: a CPU that sees the address sees the part.
+        // Its Release pairs with the Acquire in `get`: a CPU with the address sees the part.
         if self.parts.place(cpu, ptr::from_ref(part).cast_mut()) { Ok(()) } else { Err(part) }
     }
 
@@ -97,16 +97,16 @@ impl<T> PagedCpuTable<T> {
     pub fn get(&self, cpu: CpuId) -> &'static T {
         // Acquire pairs with the Release in `place`.
         let part = self.parts.get(cpu, Ordering::Acquire);
-        // SAFETY: the address is that of a `&'static T`, given to `new` or `place`.
+        // SAFETY: the address came from a `&'static T`, given to `new` or `place`.
         unsafe { &*part }
     }
 
-    /// Returns whether `cpu` has a part of its own.
+    /// Returns whether `cpu` has an own part.
     pub fn is_placed(&self, cpu: CpuId) -> bool {
         !ptr::eq(self.get(cpu), self.vacant)
     }
 
-    /// Returns the CPUs that have a part of their own, each with its part.
+    /// Returns the CPUs with own parts, each with the part.
     pub fn iter(&self) -> impl Iterator<Item = (CpuId, &'static T)> {
         self.parts.cpus().map(|cpu| (cpu, self.get(cpu))).filter(|(_, part)| !ptr::eq(*part, self.vacant))
     }

@@ -47,14 +47,14 @@ impl PhysAddr {
         self.0 & (align - 1) == 0
     }
 
-    /// Returns the greatest multiple of `align` bytes, a power of two, that is not above the address.
+    /// Returns the greatest multiple of `align` bytes, a power of two, not above the address.
     #[inline]
     #[must_use]
     pub const fn align_down(self, align: u64) -> PhysAddr {
         PhysAddr(self.0 & !(align - 1))
     }
 
-    /// Returns the address `bytes` further up, or `None` if there is no such number.
+    /// Returns the address `bytes` further up, or `None` beyond the greatest number.
     #[inline]
     #[must_use]
     pub const fn checked_add(self, bytes: u64) -> Option<PhysAddr> {
@@ -143,18 +143,18 @@ impl PhysFrame {
     /// Bytes in a frame.
     pub const SIZE: u64 = 4096;
 
-    /// Returns the frame that `address` lies in.
+    /// Returns the frame around `address`.
     #[inline]
     #[must_use]
     pub const fn containing_address(address: PhysAddr) -> PhysFrame {
         PhysFrame { start: address.align_down(PhysFrame::SIZE) }
     }
 
-    /// Returns the frame that starts at `address`.
+    /// Returns the frame starting at `address`.
     ///
     /// # Errors
     ///
-    /// [`NotFrameAligned`] if no frame starts there.
+    /// [`NotFrameAligned`] if no frame starts at `address`.
     #[inline]
     pub const fn from_start_address(address: PhysAddr) -> Result<PhysFrame, NotFrameAligned> {
         if address.is_aligned(PhysFrame::SIZE) {
@@ -164,7 +164,7 @@ impl PhysFrame {
         }
     }
 
-    /// Returns the frame that starts at `address`, without looking.
+    /// Returns the frame starting at `address`, without looking.
     ///
     /// # Safety
     ///
@@ -183,7 +183,7 @@ impl PhysFrame {
         self.start
     }
 
-    /// Returns the frame's number: its first address divided by the size of a frame.
+    /// Returns the frame's number: the first address divided by the size of a frame.
     #[inline]
     #[must_use]
     pub const fn number(self) -> u64 {
@@ -194,7 +194,7 @@ impl PhysFrame {
 impl Add<u64> for PhysFrame {
     type Output = PhysFrame;
 
-    /// Returns the frame that is `frames` frames further up.
+    /// Returns the frame `frames` frames further up.
     #[inline]
     fn add(self, frames: u64) -> PhysFrame {
         PhysFrame { start: self.start + frames * PhysFrame::SIZE }
@@ -204,7 +204,7 @@ impl Add<u64> for PhysFrame {
 impl Sub<u64> for PhysFrame {
     type Output = PhysFrame;
 
-    /// Returns the frame that is `frames` frames further down.
+    /// Returns the frame `frames` frames further down.
     #[inline]
     fn sub(self, frames: u64) -> PhysFrame {
         PhysFrame { start: self.start - frames * PhysFrame::SIZE }
@@ -217,7 +217,7 @@ impl fmt::Debug for PhysFrame {
     }
 }
 
-/// The error for an address at which no frame starts.
+/// The error for an address inside a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotFrameAligned {
     /// The refused address.

@@ -1,4 +1,4 @@
-//! The interface that a kernel implements for topomem, and the proof of being pinned to a CPU.
+//! The interface implemented by a kernel for topomem, and the proof of being pinned to a CPU.
 
 use core::marker::PhantomData;
 use core::ops::Deref;
@@ -71,7 +71,7 @@ pub unsafe trait Platform: Sync {
     /// Returns the physical address of the RAM byte shown by the direct map at `address`.
     ///
     /// The default is for direct maps with a single difference between addresses, as in most kernels: the method asks
-    /// [`Platform::phys_to_virt`] about address 4096, with RAM there or not. Kernels with further differences
+    /// [`Platform::phys_to_virt`] about address 4096, with or without RAM at the address. Kernels with further differences
     /// replace the method. A heap over frames calls the method for each returned run of pages.
     #[inline]
     fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
@@ -149,7 +149,7 @@ unsafe impl<P: Platform + ?Sized> Platform for &P {
     }
 }
 
-/// Proof that the holder cannot migrate: every borrower runs on [`CpuPin::cpu`].
+/// Proof of a disabled migration: every borrower runs on [`CpuPin::cpu`].
 ///
 /// Not `Send`. The proof says nothing about interrupts: a handler on the same CPU can nest.
 #[derive(Debug)]
@@ -176,7 +176,7 @@ impl CpuPin {
     }
 }
 
-/// The guard of [`Platform::pin`]; a [`CpuPin`] by `Deref`. Dropping it enables migration again.
+/// The guard of [`Platform::pin`]; a [`CpuPin`] by `Deref`. Dropping the guard enables migration again.
 #[derive(Debug)]
 pub struct PinGuard<'p, P: Platform + ?Sized> {
     platform: &'p P,

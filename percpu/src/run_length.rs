@@ -1,10 +1,10 @@
-//! Lengths of runs of pages other than powers of two.
+//! Lengths of runs of pages, powers of two or not.
 
 use core::alloc::Layout;
 
 use crate::{MAX_CLASS_SIZE, Order};
 
-/// Lengths up to this many pages are exact.
+/// Greatest number of pages with exact lengths.
 const EXACT: u64 = 32;
 /// Lengths in each doubling above.
 const STEPS: u64 = 16;
@@ -72,7 +72,7 @@ impl RunLength {
     }
 
     /// Returns the length as [`RunLength::of`] does, for sizes above [`MAX_CLASS_SIZE`] and up to 1
-    /// MiB, aligned to no more than their size.
+    /// MiB, aligned to no more than the size.
     #[inline]
     pub(crate) const fn of_common(layout: Layout) -> Option<RunLength> {
         // Sizes below the lower limit wrap.
@@ -99,7 +99,7 @@ impl RunLength {
         RunLength(if log <= exact { (1 << log) - 1 } else { EXACT + (log - exact) * STEPS - 1 } as u8)
     }
 
-    /// Returns the length numbered `index`, or `None` if there is none.
+    /// Returns the length numbered `index`, or `None` behind the last.
     pub(crate) const fn new(index: usize) -> Option<RunLength> {
         if index < COUNT { Some(RunLength(index as u8)) } else { None }
     }
@@ -136,7 +136,7 @@ impl RunLength {
         self.pages() * Order::FRAME.bytes()
     }
 
-    /// Returns the smallest order whose run holds a run of this length.
+    /// Returns the smallest order with runs at least as long.
     #[must_use]
     pub const fn holding_order(self) -> Order {
         match Order::for_frames(self.pages()) {
@@ -145,7 +145,7 @@ impl RunLength {
         }
     }
 
-    /// Returns the order whose runs have this length, or `None` if the length is no power of two.
+    /// Returns the order with runs of the length, or `None` if the length is no power of two.
     ///
     /// # Examples
     ///
@@ -160,13 +160,13 @@ impl RunLength {
         if order.frames() == self.pages() { Some(order) } else { None }
     }
 
-    /// Returns all lengths, from one page to 1 GiB.
+    /// Returns all lengths, from 1 page to 1 GiB.
     pub fn all() -> impl Iterator<Item = RunLength> {
         (0..COUNT).filter_map(RunLength::new)
     }
 }
 
-/// Bytes up to which lengths have a table by pages.
+/// Greatest length in the table by pages, in bytes.
 const COMMON: usize = 1 << 20;
 
 /// The length of each number of pages up to [`COMMON`] bytes, from one on.

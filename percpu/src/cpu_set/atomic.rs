@@ -1,4 +1,4 @@
-//! Sets of CPUs that all CPUs change.
+//! Sets of CPUs with concurrent changes.
 
 use core::fmt;
 
@@ -8,9 +8,9 @@ use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// A [`CpuSet`] with concurrent joins and leaves.
 ///
-/// Each member's bit is coherent by itself. [`AtomicCpuSet::load`] reads word by word, so its
+/// Each member's bit is coherent. [`AtomicCpuSet::load`] reads word by word: the
 /// result is no snapshot across 64-CPU words. The protocols built on the set order a join against
-/// their own data with a full barrier, and need no more than that per CPU.
+/// the protocol's data with a full barrier, and need no more per CPU.
 ///
 /// Reading costs a load for each word up to the last that ever had a member: one on a machine of up
 /// to 64 CPUs. A set takes 520 bytes.
@@ -28,7 +28,7 @@ use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// assert_eq!(ACTIVE.load(Ordering::SeqCst), CpuSet::of(CpuId::BOOT));
 /// ```
 pub struct AtomicCpuSet {
-    /// The number of words that may have members. The number grows before the first member of a
+    /// The number of words with possible members. The number grows before the first member of a
     /// word joins, with the same ordering as the join, and never shrinks: a reader of too small a
     /// number could as well have read the words without the member.
     reach: AtomicUsize,
@@ -61,11 +61,11 @@ impl AtomicCpuSet {
         self.words[word].fetch_or(bit, order) & bit == 0
     }
 
-    /// Returns the words that may have members.
+    /// Returns the words with possible members.
     #[inline]
     fn reached(&self, order: Ordering) -> &[AtomicU64] {
         let reach = self.reach.load(order);
-        // SAFETY: only `insert` writes the reach, as a word's index plus one. Asserted here to
+        // SAFETY: only `insert` writes the reach, as a word's index plus 1. Asserted here to
         // spare the checks of the words and of their members' numbers.
         unsafe { core::hint::assert_unchecked(reach <= WORDS) };
         &self.words[..reach]
@@ -106,7 +106,7 @@ impl AtomicCpuSet {
     fn any_other(&self, cpu: CpuId, order: Ordering, wanted: impl Fn(usize, u64) -> bool) -> bool {
         let (own, bit) = place(cpu);
         let words = self.reached(order);
-        // The word of `cpu` first: on most machines there is no second word.
+        // The word of `cpu` first: most machines have no second word.
         words.get(own).is_some_and(|word| wanted(own, word.load(order) & !bit))
             || (words.len() > 1
                 && (0..).zip(words).any(|(index, word)| index != own && wanted(index, word.load(order))))
@@ -124,7 +124,7 @@ impl AtomicCpuSet {
         let words = self.reached(order);
         let mut place = index / 64;
         let mut above = u64::MAX << (index % 64);
-        // The first word by itself: on most machines there is no second word.
+        // The first word alone: most machines have no second word.
         if place == 0 {
             let members = words.first()?.load(order) & above;
             if let Some(cpu) = first_of(0, members, &mut wanted) {

@@ -17,7 +17,7 @@ const fn place(cpu: CpuId) -> (usize, u64) {
 
 /// A set of CPUs.
 ///
-/// A set takes room for [`MAX_CPUS`] bits, most of them never written: only the words up to the greatest member's are
+/// A set takes room for [`MAX_CPUS`] bits, most bits never written: only the words up to the greatest member's are
 /// written, read and copied, one on a machine of up to 64 CPUs. The set is passed by reference.
 ///
 /// # Examples
@@ -32,7 +32,7 @@ const fn place(cpu: CpuId) -> (usize, u64) {
 /// assert_eq!(set.len(), 1);
 /// ```
 pub struct CpuSet {
-    /// The number of words that are written. Those behind have no members.
+    /// The number of written words. The words behind have no members.
     reach: usize,
     words: [MaybeUninit<u64>; WORDS],
 }
@@ -60,15 +60,15 @@ impl CpuSet {
         set
     }
 
-    /// Returns the words that may have members.
+    /// Returns the words with possible members.
     #[inline]
     fn words(&self) -> &[u64] {
         let words = &raw const self.words;
-        // SAFETY: the first `reach` words are written, which `extend` and `load` see to.
+        // SAFETY: the first `reach` words are written by `extend` and `load`.
         unsafe { core::slice::from_raw_parts(words.cast(), self.reach) }
     }
 
-    /// Returns the words that may have members.
+    /// Returns the words with possible members.
     #[inline]
     fn words_mut(&mut self) -> &mut [u64] {
         let words = &raw mut self.words;
@@ -176,7 +176,7 @@ impl CpuSet {
         self
     }
 
-    /// Returns the members of this set missing from `other`.
+    /// Returns the members of `self` missing from `other`.
     ///
     /// # Examples
     ///

@@ -29,7 +29,7 @@ impl fmt::Display for OutOfMemory {
 
 impl core::error::Error for OutOfMemory {}
 
-/// A run cannot change its length in place; nothing has changed.
+/// The length of a run cannot change in place; nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotInPlace;
 
@@ -43,15 +43,15 @@ impl core::error::Error for NotInPlace {}
 
 /// The allocator below the heap: provides runs of pages, and tells the node of a CPU.
 ///
-/// The heap calls it in the context of each use of the heap, interrupt handlers included, but never
-/// while it holds one of its own locks. A source must not allocate from the heap that it feeds; it
-/// may call [`Heap::reclaim`](crate::Heap::reclaim) if it has no free pages.
+/// The heap calls the source in the context of each use of the heap, interrupt handlers included, but
+/// never with a lock of the heap held. A source must not allocate from the heap above. A source
+/// without free pages may call [`Heap::reclaim`](crate::Heap::reclaim).
 ///
 /// # Safety
 ///
 /// A run returned by `allocate` is valid for reads and writes of [`Order::bytes`] bytes, and has no
-/// other users until it is passed to `free`. The same holds for `allocate_run`,
-/// [`RunLength::bytes`] and `free_run`. (The heap itself checks the alignment of a run, and refuses
+/// further users until the run is passed to `free`. The same holds for `allocate_run`,
+/// [`RunLength::bytes`] and `free_run`. (The heap checks the alignment of a run, and refuses
 /// a misaligned run.)
 pub unsafe trait PageSource: Sync {
     /// Returns a run of `order`, aligned to its size, on `node` if possible, else near it. The
@@ -59,7 +59,7 @@ pub unsafe trait PageSource: Sync {
     ///
     /// # Errors
     ///
-    /// Returns [`OutOfMemory`] if no node has such a run.
+    /// Returns [`OutOfMemory`] if no node has a free run of the size.
     fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory>;
 
     /// Frees a run.
@@ -70,8 +70,8 @@ pub unsafe trait PageSource: Sync {
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order);
 
     /// Returns a run of `length`, aligned to the size of a run of `align`, on `node` if possible,
-    /// else near it. The bytes are arbitrary. `align` is at most the order that holds the length;
-    /// if the length is an order's, it is that order.
+    /// else near it. The bytes are arbitrary. `align` is at most the order holding the length,
+    /// and equal to the order if the length is an order's.
     ///
     /// The default implementation returns a run of an order, and the pages beyond the length stay
     /// unused: up to half of the run. A source that can allocate other lengths overrides this
@@ -79,7 +79,7 @@ pub unsafe trait PageSource: Sync {
     ///
     /// # Errors
     ///
-    /// Returns [`OutOfMemory`] if no node has such a run.
+    /// Returns [`OutOfMemory`] if no node has a free run of the size.
     fn allocate_run(
         &self,
         pin: &CpuPin,
@@ -98,7 +98,7 @@ pub unsafe trait PageSource: Sync {
     ///
     /// # Errors
     ///
-    /// Returns [`OutOfMemory`] if no node has such a run.
+    /// Returns [`OutOfMemory`] if no node has a free run of the size.
     fn allocate_run_zeroed(
         &self,
         pin: &CpuPin,
@@ -107,22 +107,22 @@ pub unsafe trait PageSource: Sync {
         align: Order,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let run = self.allocate_run(pin, node, length, align)?;
-        // SAFETY: the run has that many bytes, and no other users.
+        // SAFETY: the run has `length` bytes, and no further users.
         unsafe { run.write_bytes(0, length.bytes() as usize) };
         Ok(run)
     }
 
-    /// Frees a run that [`PageSource::allocate_run`] returned.
+    /// Frees a run returned by [`PageSource::allocate_run`].
     ///
     /// # Safety
     ///
-    /// `run` came from [`PageSource::allocate_run`], has this `length`, and is not used any more.
+    /// `run` came from [`PageSource::allocate_run`], has `length`, and is not used any more.
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        // SAFETY: `allocate_run` took the run from `allocate`, with this order.
+        // SAFETY: `allocate_run` took the run from `allocate`, with the order of `length`.
         unsafe { self.free(pin, run, length.holding_order()) };
     }
 
-    /// Makes a run longer in place, by the pages directly behind it. Their bytes are arbitrary.
+    /// Makes a run longer in place, by the pages directly behind the run. The bytes of the pages are arbitrary.
     /// From here on the run has length `to`, and is no different from other runs of that length.
     ///
     /// The default implementation succeeds if the run of the default [`PageSource::allocate_run`]
@@ -134,7 +134,7 @@ pub unsafe trait PageSource: Sync {
     ///
     /// # Safety
     ///
-    /// `run` is a run of length `from`, which is shorter than `to`, from
+    /// `run` is a run of length `from`, shorter than `to`, from
     /// [`PageSource::allocate_run`].
     unsafe fn extend_run(
         &self,
@@ -156,12 +156,12 @@ pub unsafe trait PageSource: Sync {
     ///
     /// # Errors
     ///
-    /// Returns [`NotInPlace`] if the source cannot free a part of this run.
+    /// Returns [`NotInPlace`] if the source cannot free a part of the run.
     ///
     /// # Safety
     ///
-    /// `run` is a run of length `from`, which is longer than `to`, from
-    /// [`PageSource::allocate_run`]. The pages beyond `to` are not used any more if this succeeds.
+    /// `run` is a run of length `from`, longer than `to`, from
+    /// [`PageSource::allocate_run`]. The pages beyond `to` are not used any more after a success.
     unsafe fn shrink_run(
         &self,
         pin: &CpuPin,
@@ -177,8 +177,8 @@ pub unsafe trait PageSource: Sync {
     /// ([`PageSource::allocate_range`]) even if a run is available. The default implementation
     /// returns false.
     ///
-    /// A source with ranges returns true for more than 1 GiB, which no run has, and for lengths at
-    /// which the source prefers to save its runs.
+    /// A source with ranges returns true for more than 1 GiB, longer than any run, and for lengths
+    /// for which the source prefers to save runs.
     fn wants_range(&self, pages: u64) -> bool {
         let _ = pages;
         false
@@ -186,16 +186,16 @@ pub unsafe trait PageSource: Sync {
 
     /// Returns a range: `pages` 4 KiB pages at consecutive addresses, valid for reads and writes,
     /// near `node` if possible, at any physical addresses. The first address is a multiple of a run
-    /// of `align`. The bytes are arbitrary, and have no other users until the range is passed to
+    /// of `align`. The bytes are arbitrary, and have no further users until the range is passed to
     /// [`PageSource::free_range`].
     ///
-    /// The heap never writes to a range, and does not record it. The default implementation has no
+    /// The heap never writes to a range, and records no range. The default implementation has no
     /// ranges.
     ///
     /// # Errors
     ///
-    /// Returns [`OutOfMemory`] if there are no pages, no addresses, or no range with such an
-    /// alignment, or if the source cannot make a range in this context.
+    /// Returns [`OutOfMemory`] without pages, addresses, or a range of the alignment, or if the source
+    /// cannot make a range in the calling context.
     fn allocate_range(
         &self,
         pin: &CpuPin,
@@ -224,7 +224,7 @@ pub unsafe trait PageSource: Sync {
         Err(OutOfMemory)
     }
 
-    /// Returns the number of pages of the range at `memory`, or `None` if no range starts there.
+    /// Returns the number of pages of the range at `memory`, or `None` if no range starts at `memory`.
     /// Accepts any `memory`. The default implementation returns `None`.
     fn range_at(&self, pin: &CpuPin, memory: NonNull<u8>) -> Option<u64> {
         let _ = (pin, memory);
@@ -235,7 +235,7 @@ pub unsafe trait PageSource: Sync {
     ///
     /// # Errors
     ///
-    /// Returns [`NotInPlace`] if no range starts there; nothing has changed.
+    /// Returns [`NotInPlace`] if no range starts at `range`; nothing has changed.
     ///
     /// # Safety
     ///
@@ -245,12 +245,12 @@ pub unsafe trait PageSource: Sync {
         Err(NotInPlace)
     }
 
-    /// Changes the length of a range, in place or by moving it, without copying its bytes. Returns
-    /// its new address. The bytes of further pages are arbitrary.
+    /// Changes the length of a range, in place or by a move of the mapping, without a copy. Returns
+    /// the new address. The bytes of further pages are arbitrary.
     ///
     /// # Errors
     ///
-    /// Returns [`NotInPlace`] if the source cannot do so, or not now; nothing has changed.
+    /// Returns [`NotInPlace`] if the source cannot change the length, or not now; nothing has changed.
     ///
     /// # Safety
     ///
@@ -266,30 +266,30 @@ pub unsafe trait PageSource: Sync {
         Err(NotInPlace)
     }
 
-    /// Returns the node whose memory serves `cpu` best: its own, or the nearest node with memory.
-    /// Returns the same node at every call. The heap keeps this CPU's allocations with the slabs of
-    /// this node, and requests their pages there. A CPU caches freed objects of this node's slabs
-    /// only; all other objects are returned to their node.
+    /// Returns the node with the best memory for `cpu`: the CPU's own, or the nearest node with memory.
+    /// Returns the same node at every call. The heap keeps the CPU's allocations with the slabs of
+    /// the node, and requests the node's pages. A CPU caches freed objects of the node's slabs
+    /// only; all further objects are returned to the nodes of the objects.
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId;
 
-    /// Returns the node whose memory serves requests for `node`: the node itself if it has memory,
-    /// else the nearest node with memory. Returns `None` if the machine has no such node. Returns
+    /// Returns the node serving requests for `node`: `node` if `node` has memory,
+    /// else the nearest node with memory. Returns `None` if no node has memory. Returns
     /// the same node at every call.
     ///
-    /// Called by [`Heap::on`](crate::Heap::on). A source of one node need not implement it: the
+    /// Called by [`Heap::on`](crate::Heap::on). A source of a single node need not implement the method: the
     /// default implementation knows node 0 only.
     fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
         (node == NodeId::ZERO).then_some(node)
     }
 
-    /// Receives a free, or a change of size, that the heap refused in a call without a result. A
-    /// kernel logs it, or panics. Called at the end of the refused call, outside the heap's locks.
+    /// Receives a free, or a change of size, refused by the heap in a call without a result. A
+    /// kernel logs the fact, or panics. Called at the end of the refused call, outside the heap's locks.
     fn refused(&self, invalid: InvalidFree) {
         let _ = invalid;
     }
 
     /// Receives each wrong use of memory found by a heap with [measures](crate::Measure), including
-    /// frees refused with an error. A kernel logs it, or panics. Called at the end of the finding
+    /// frees refused with an error. A kernel logs the fact, or panics. Called at the end of the finding
     /// call, outside the heap's locks.
     #[cfg(feature = "hardening")]
     fn reported(&self, report: &Report) {
@@ -297,9 +297,9 @@ pub unsafe trait PageSource: Sync {
     }
 
     /// Returns the caller of an allocation through `GlobalAlloc`, for leak tracking. Rust passes no
-    /// call site from a `Box` to the global allocator, and only the kernel knows how to walk its
-    /// stack. Called by a heap with [`Measure::Tracking`](crate::Measure) in each such allocation,
-    /// in its context, outside the heap's locks. Must not use the heap. The result is returned in
+    /// call site from a `Box` to the global allocator, and only the kernel knows how to walk a
+    /// stack. Called by a heap with [`Measure::Tracking`](crate::Measure) in each tracked allocation,
+    /// in the context of the allocation, outside the heap's locks. Must not use the heap. The result is returned in
     /// [`Origin::site`](crate::Origin::site).
     #[cfg(feature = "leak-tracking")]
     fn caller(&self) -> Option<Caller> {
