@@ -143,7 +143,7 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Returns a ticket for every earlier change of a page of `range`, by whichever CPU, announced
-    /// or in an open [`Batch`]. When the ticket completes, no CPU uses a translation removed or
+    /// or in an open [`Batch`](crate::Batch). When the ticket completes, no CPU uses a translation removed or
     /// narrowed by such a change.
     ///
     /// A caller mapping pages again without having waited for their unmapping waits for the ticket

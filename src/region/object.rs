@@ -118,7 +118,7 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// A page is mapped at the first access. Writes to a shared region are visible to all mappings
     /// of the object. A private region gets a copy of a page at its first write. Accesses beyond
-    /// the page with the object's last byte fail with [`FaultError::BeyondEnd`], however long the
+    /// the page with the object's last byte fail with [`FaultError::BeyondEnd`](crate::FaultError::BeyondEnd), however long the
     /// region is.
     ///
     /// # Errors

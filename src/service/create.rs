@@ -11,7 +11,7 @@ use crate::region::SpaceLayout;
 
 impl<P: Machine> MemoryService<P> {
     /// Creates a user space: programs' addresses, empty, and the kernel's as they are. Programs have the lower half
-    /// unless [`WithHeap::programs`] said otherwise.
+    /// unless [`WithHeap::programs`](crate::WithHeap::programs) said otherwise.
     ///
     /// Cost: two allocations, and the copying of half a table.
     ///

@@ -92,7 +92,7 @@ impl PageFault {
     }
 
     /// Marks the fault as repeated after a wait for [`FaultError::Waits`]. The fault then counts as
-    /// [major](AddressSpace::major_faults), not as minor.
+    /// [major](crate::AddressSpace::major_faults), not as minor.
     #[must_use]
     pub const fn after_wait(self) -> PageFault {
         PageFault { cause: Cause::Awaited, ..self }

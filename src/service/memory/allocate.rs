@@ -22,7 +22,8 @@ impl<P: Machine> MemoryService<P> {
     ///
     /// # Errors
     ///
-    /// Returns [`AllocError`] as [`Frames::alloc`] does. Returns [`AllocError::WouldBlock`] also if
+    /// Returns [`AllocError`] as [`Frames::alloc`](topomem_numa::frames::Frames::alloc) does.
+    /// Returns [`AllocError::WouldBlock`] also if
     /// frames become free after remote CPUs have answered, or after the next round of the service
     /// task.
     ///
@@ -49,7 +50,7 @@ impl<P: Machine> MemoryService<P> {
     ///
     /// # Errors
     ///
-    /// Returns [`FreeError`] as [`Frames::free`] does. The run is unchanged then.
+    /// Returns [`FreeError`] as [`Frames::free`](topomem_numa::frames::Frames::free) does. The run is unchanged then.
     ///
     /// # Safety
     ///
