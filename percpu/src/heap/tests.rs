@@ -153,6 +153,50 @@ fn of_two_heaps_of_a_node_both_threads_use_one() {
 }
 
 #[test]
+fn a_slab_made_while_the_lock_was_held_is_collected_later() {
+    let machine = Machine::new(1, 1, 1 << 20);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let first = heap.alloc(OBJECT).unwrap();
+    heap.drain(&pin());
+    let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
+    let held = shelf.lock(&&machine, &pin(), Patience::None).unwrap();
+    // Past the magazines, with no slab in the inbox: a new one.
+    let second = heap.caches.with(&pin(), |_| heap.alloc(OBJECT).unwrap()).unwrap();
+    drop(held);
+    heap.tend(&pin());
+    assert!(shelf.take_waiting().is_none(), "the slab still waits");
+    [first, second].into_iter().for_each(|object| free(&heap, object));
+    all_drained(&heap);
+    assert_eq!(totals(&heap), (0, 0, 0, 0));
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "thousands of uses")]
+fn a_cpu_that_was_asked_returns_what_it_and_the_depot_have_once() {
+    let machine = Machine::new(1, 2, 4 << 20);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let count = 4 * class().rounds();
+    let use_many = || {
+        let objects: Vec<_> = (0..count).map(|_| heap.alloc(OBJECT).unwrap()).collect();
+        objects.into_iter().for_each(|object| free(&heap, object));
+        heap.class_stats(class()).cached
+    };
+    heap.reclaim(&pin());
+    common::become_cpu(1);
+    // After the call, and before the other CPU comes to it.
+    assert!(use_many() >= count as u64);
+    assert!(heap.existing(NodeId::ZERO).unwrap().class(class()).depot.magazines() > 0);
+    assert!(heap.tend(&pin()) > 0);
+    assert_eq!(totals(&heap), (0, 0, 0, 0));
+    // It was asked once.
+    let cached = use_many();
+    assert_eq!((heap.tend(&pin()), heap.class_stats(class()).cached), (0, cached));
+    all_drained(&heap);
+}
+
+#[test]
 fn uses_that_do_not_get_the_lock_share_slabs() {
     let machine = Machine::new(1, 1, 1 << 20);
     let heap = Heap::new(&machine, &machine);
