@@ -48,6 +48,100 @@ static void *run(void *argument)
     return NULL;
 }
 
+/* Blocks that come and go. Two threads that act on one CPU get the same ones. */
+static void churn(uint64_t random)
+{
+    struct block *held[HELD] = {0};
+    for (long i = 0; i < 300000; i++) {
+        struct block **place = &held[next_random(&random) % HELD];
+        free_block(*place);
+        *place = make_block(&random);
+    }
+    for (long i = 0; i < HELD; i++)
+        free_block(held[i]);
+}
+
+static pthread_key_t ending_key;
+static pthread_barrier_t both_run;
+
+/* The second time the library's own destructor has run, and the thread's number is another's. */
+static void ends_slowly(void *value)
+{
+    if (value == (void *)1) {
+        CHECK(pthread_setspecific(ending_key, (void *)2) == 0);
+        return;
+    }
+    pthread_barrier_wait(&both_run);
+    pthread_barrier_wait(&both_run);
+    churn(5);
+}
+
+static void *end(void *argument)
+{
+    CHECK(pthread_setspecific(ending_key, (void *)1) == 0);
+    free(malloc(10));
+    return argument;
+}
+
+static void *begin(void *argument)
+{
+    free(malloc(10));
+    pthread_barrier_wait(&both_run);
+    churn(6);
+    return argument;
+}
+
+/* A thread that is about to end and one that has just begun have no number in common. */
+static void take_over(void)
+{
+    pthread_t ending, beginning;
+    CHECK(pthread_key_create(&ending_key, ends_slowly) == 0);
+    pthread_barrier_init(&both_run, NULL, 2);
+    CHECK(pthread_create(&ending, NULL, end, NULL) == 0);
+    pthread_barrier_wait(&both_run);
+    CHECK(pthread_create(&beginning, NULL, begin, NULL) == 0);
+    CHECK(pthread_join(ending, NULL) == 0);
+    CHECK(pthread_join(beginning, NULL) == 0);
+    pthread_barrier_destroy(&both_run);
+    CHECK(pthread_key_delete(ending_key) == 0);
+}
+
+enum { TAKEN = 64, FREED = 10, SIZE = 3000 };
+static void *taken[TAKEN];
+
+/* Frees few enough of what it has for them to stay in its magazines. */
+static void *free_some(void *argument)
+{
+    for (int i = 0; i < TAKEN; i++)
+        taken[i] = malloc(SIZE);
+    for (int i = 0; i < FREED; i++)
+        free(taken[4 * i]);
+    return argument;
+}
+
+/* What a thread has kept for itself goes back when it ends: another one is given it before there is a new slab. */
+static void give_back(void)
+{
+    enum { MOST = 5000 };
+    static void *given[MOST];
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, free_some, NULL) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    int found = 0, count = 0;
+    while (found < FREED) {
+        CHECK(count < MOST);
+        given[count] = malloc(SIZE);
+        for (int i = 0; i < FREED; i++)
+            found += given[count] == taken[4 * i];
+        count++;
+    }
+    while (count > 0)
+        free(given[--count]);
+    for (int i = 0; i < TAKEN; i++)
+        if (i % 4 != 0 || i >= 4 * FREED)
+            free(taken[i]);
+}
+
 static void at_exit(void)
 {
     uint64_t random = 99;
@@ -91,6 +185,10 @@ int main(int count, char **arguments)
     }
     free(ids);
     free(left);
+    /* They meet by chance. */
+    for (int i = 0; i < 5; i++)
+        take_over();
+    give_back();
     printf("%ld threads, twice\n", threads);
     return 0;
 }
