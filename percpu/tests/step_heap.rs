@@ -55,6 +55,13 @@ fn keeps_runs(scene: &Scene) {
     holds::<LARGE>(scene);
 }
 
+/// The CPU keeps a run that is longer than that of a large object.
+fn keeps_a_longer_run(scene: &Scene) {
+    scene.take(3 * LARGE, &scene.ready);
+    free(scene);
+    holds::<MIDDLE>(scene);
+}
+
 /// The CPU keeps as many runs as it may, and one more is to be freed.
 fn fills_the_cache<const BYTES: usize>(scene: &Scene, count: usize) {
     (0..count).for_each(|_| scene.take(BYTES, &scene.ready));
@@ -106,6 +113,11 @@ const ALLOCATIONS: &[Operation<Scene>] = &[
     operation("realloc to more", holds::<SMALL>, realloc::<SMALL, 200>),
     operation("realloc to less", holds::<MIDDLE>, realloc::<MIDDLE, SMALL>),
     operation("realloc to large", holds::<MIDDLE>, realloc::<MIDDLE, LARGE>),
+    operation(
+        "realloc to large, into a longer run that is kept",
+        keeps_a_longer_run,
+        realloc::<MIDDLE, LARGE>,
+    ),
     operation(
         "realloc of large to more, in place",
         |scene| scene.take(LARGE, &scene.ready),
