@@ -80,8 +80,8 @@ pub use ranges::{
 };
 pub use region::{
     AssignError, CollapseError, CopyRangeError, FaultError, ForkError, HugePages, MadviseError, MapRequest,
-    MappedObject, Maps, MmapError, MoveError, MovedPages, MprotectError, MremapError, MunmapError, NumaMaps,
-    ObjectPart, PageFault, RegionRange, Relocation, Resolved, Smaps, Usage,
+    MappedObject, Maps, MmapError, MoveError, MovedPages, MprotectError, MremapError, MunmapError, NodePages,
+    NumaMaps, ObjectPart, PageFault, RegionRange, Relocation, Resolved, Smaps, Usage,
 };
 pub use service::{
     Allocation, Boot, BootError, CpuStats, Discovered, KernelLayout, MemInfo, MemoryService, NumaStat,

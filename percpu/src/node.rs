@@ -2,19 +2,19 @@
 
 use core::fmt;
 
-/// Bounds the number of nodes: the fixed-size structures have room for this many. Smaller under
-/// loom and Miri, as for [`MAX_CPUS`](crate::MAX_CPUS).
+/// Bounds the numbers of nodes: a [`NodeId`] tells this many apart. Smaller under loom and Miri, as for
+/// [`MAX_CPUS`](crate::MAX_CPUS).
 pub const MAX_NODES: usize = if cfg!(loom) {
     4
 } else if cfg!(miri) {
     16
 } else {
-    64
+    1024
 };
 
 /// A NUMA node, numbered densely from 0; firmware's proximity domains may be sparse.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct NodeId(u8);
+pub struct NodeId(u16);
 
 impl NodeId {
     /// The only node of a machine without a description of nodes.
@@ -31,10 +31,10 @@ impl NodeId {
     /// ```
     #[must_use]
     pub const fn new(index: usize) -> Option<NodeId> {
-        if index < MAX_NODES { Some(NodeId(index as u8)) } else { None }
+        if index < MAX_NODES { Some(NodeId(index as u16)) } else { None }
     }
 
-    /// Returns the number, always below [`MAX_NODES`]: an index into per-node arrays.
+    /// Returns the number, always below [`MAX_NODES`]: for tables by node.
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize

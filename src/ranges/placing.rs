@@ -5,7 +5,7 @@ use core::ptr;
 use crossbeam_utils::CachePadded;
 use topomem_numa::frames::FrameRequest;
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use topomem_percpu::{CpuPin, MAX_NODES, NodeId, Order, PhysFrame};
+use topomem_percpu::{CpuPin, NodeId, Order, PhysFrame};
 
 use super::arena::Arena;
 use super::flush::Retiring;
@@ -164,7 +164,7 @@ impl<P: Machine> MemoryService<P> {
     }
 
     fn managed_frames(&self) -> u64 {
-        let nodes = (0..MAX_NODES).filter_map(NodeId::new);
+        let nodes = (0..self.frames().node_count()).filter_map(NodeId::new);
         nodes.filter_map(|node| self.frames().stats(node)).map(|stats| stats.managed()).sum()
     }
 

@@ -43,4 +43,4 @@ pub use numa::{MoveError, MovedPages, PageMove};
 pub use object::{MappedObject, ObjectMapping, ObjectPart};
 pub(crate) use record::Records;
 pub use record::{AssignError, FaultCounting, FaultCounts, NameError, RegionName};
-pub use usage::{Maps, NumaMaps, Smaps, Usage};
+pub use usage::{Maps, NodePages, NumaMaps, Smaps, Usage};

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use topomem_numa::frames::{AllocError, BootMemory, FrameRequest, FramesConfig, InitError, PerFrameTable};
-use topomem_numa::{ApicId, Diagnostic, FirmwareTables, Topology};
+use topomem_numa::{ApicId, Diagnostic, FirmwareTables, MemoryMap, Topology};
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::{CpuPin, PhysFrame};
 use topomem_shootdown::PageRange;
@@ -181,6 +181,19 @@ impl<P: Machine> Boot<P> {
         diagnostics: &mut dyn FnMut(Diagnostic),
     ) -> Discovered<P> {
         self.describe(|topology| topology.discover(tables, boot, diagnostics))
+    }
+
+    /// Discovers as [`Boot::discover`] does, with memory of `map` for what a machine of more than 64 nodes or 256 ranges
+    /// needs: see [`Topology::discover_in`].
+    pub fn discover_in(
+        self,
+        map: &mut MemoryMap,
+        tables: &FirmwareTables<'_>,
+        boot: ApicId,
+        diagnostics: &mut dyn FnMut(Diagnostic),
+    ) -> Discovered<P> {
+        let platform = *self.service.platform();
+        self.describe(|topology| topology.discover_in(&platform, map, tables, boot, diagnostics))
     }
 
     /// Lets `fill` describe the machine: for firmware without such tables.

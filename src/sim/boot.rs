@@ -90,9 +90,9 @@ impl Sim {
         });
         self.on_relax(move |pin| service.poll_shootdown(pin));
         self.on(CpuId::BOOT, |pin| {
-            let discovered =
-                service.boot().map_err(SimBootError::Step)?.discover(tables, Sim::BOOT_APIC, &mut |_| {});
             let mut map = self.memory_map().map_err(SimBootError::Map)?;
+            let booting = service.boot().map_err(SimBootError::Step)?;
+            let discovered = booting.discover_in(&mut map, tables, Sim::BOOT_APIC, &mut |_| {});
             let mut boot_memory = BootAllocator::new(&mut map, discovered.topology());
             let watermarks = self.blueprint().watermarks;
             let config =

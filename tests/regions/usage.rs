@@ -52,8 +52,11 @@ fn what_is_counted_is_what_is_there() {
         assert_eq!((usage.total, usage.resident), (16 + 512, 6 + 512));
         assert_eq!((usage.private, usage.shared, usage.borrowed, usage.large), (1 + 512, 4, 1, 512));
         assert_eq!(usage.resident, space.mapped_pages());
-        let nodes = [NodeId::ZERO, NodeId::new(1).unwrap()].map(|node| usage.on_node(node));
-        assert_eq!(nodes, [513, 4]);
+        let everywhere = PageRange::new(at(256), 1 << 21, PageSize::Size4KiB).unwrap();
+        let nodes = space.pages_on_nodes(pin, everywhere, NodeId::ZERO);
+        assert!(nodes.iter().eq([(NodeId::ZERO, 513), (NodeId::new(1).unwrap(), 4)]));
+        let nodes = space.pages_on_nodes(pin, everywhere, NodeId::new(1).unwrap());
+        assert_eq!([0, 1, 65].map(|node| nodes.on_node(NodeId::new(node).unwrap())), [0, 4, 0]);
         let range = PageRange::new(at(258), 3, PageSize::Size4KiB).unwrap();
         let part = space.usage_in(pin, range);
         assert_eq!((part.total, part.resident, part.shared, part.borrowed), (3, 3, 2, 1));

@@ -5,8 +5,10 @@ use core::fmt;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use topomem_percpu::Platform;
+
 use super::{BootAllocator, MemoryMap};
-use crate::Topology;
+use crate::{ApicId, Diagnostic, FirmwareTables, Topology};
 
 /// The knowledge of the machine's memory before there is a frame allocator: the map, and the topology.
 #[derive(Debug)]
@@ -21,6 +23,17 @@ impl Early {
     /// Returns an allocator over the map's free memory, before the topology is known as well as after.
     pub fn allocator(&mut self) -> BootAllocator<'_> {
         BootAllocator::new(&mut self.map, &self.topology)
+    }
+
+    /// Discovers the topology with memory of the map, if it needs any: see [`Topology::discover_in`].
+    pub fn discover<P: Platform>(
+        &mut self,
+        platform: &P,
+        tables: &FirmwareTables<'_>,
+        boot: ApicId,
+        diagnostics: &mut dyn FnMut(Diagnostic),
+    ) {
+        self.topology.discover_in(platform, &mut self.map, tables, boot, diagnostics);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use topomem_percpu::{MAX_CPUS, MAX_NODES};
+use topomem_percpu::MAX_CPUS;
 
 use super::{Table, TableError};
 use crate::{ApicId, MemoryRange};
@@ -42,16 +42,24 @@ pub enum Diagnostic {
     TooManyCpus(ApicId),
     /// The SRAT does not place the named CPU: the CPU is on node 0.
     CpuWithoutAffinity(ApicId),
-    /// More than [`MAX_NODES`] nodes: the domain is left out; CPUs and memory of the domain are node 0's.
+    /// More nodes than there is room for: the domain is left out; CPUs and memory of the domain are node 0's.
     TooManyNodes {
         /// The domain.
         proximity: u32,
+        /// The number of nodes that have room: at most [`MAX_NODES`](topomem_percpu::MAX_NODES), which
+        /// [`Topology::discover_in`](crate::Topology::discover_in) makes room for.
+        most: usize,
     },
     /// More ranges than supported: the named range, or a part of the range, belongs to node 0 or to
     /// the neighbours' nodes.
     TooManyRanges(MemoryRange),
-    /// More than [`MAX_NODES`] nodes: the CXL window is node 0's.
-    TooManyWindows(MemoryRange),
+    /// More nodes than there is room for: the CXL window is node 0's.
+    TooManyWindows {
+        /// The window.
+        window: MemoryRange,
+        /// The number of nodes that have room, as for [`Diagnostic::TooManyNodes`].
+        most: usize,
+    },
     /// A range reaches the end of the 52-bit physical address space or beyond: the part below the
     /// last frame is kept.
     ClampedRange {
@@ -150,7 +158,7 @@ impl Diagnostic {
             Diagnostic::CpuWithoutAffinity(_) => 6,
             Diagnostic::TooManyNodes { .. } => 7,
             Diagnostic::TooManyRanges(_) => 8,
-            Diagnostic::TooManyWindows(_) => 9,
+            Diagnostic::TooManyWindows { .. } => 9,
             Diagnostic::ClampedRange { .. } => 10,
             Diagnostic::WindowOverBootMemory(_) => 11,
             Diagnostic::ImpossibleRange { .. } => 12,
@@ -187,12 +195,12 @@ impl fmt::Display for Diagnostic {
             Diagnostic::CpuWithoutAffinity(apic) => {
                 write!(f, "{apic} has no proximity domain: taken for node 0's")
             }
-            Diagnostic::TooManyNodes { proximity } => {
-                write!(f, "domain {proximity} is left out: {MAX_NODES} nodes at most")
+            Diagnostic::TooManyNodes { proximity, most } => {
+                write!(f, "domain {proximity} is left out: {most} nodes at most")
             }
             Diagnostic::TooManyRanges(range) => write!(f, "no room for the range {range}"),
-            Diagnostic::TooManyWindows(range) => {
-                write!(f, "the CXL window {range} is node 0's: {MAX_NODES} nodes at most")
+            Diagnostic::TooManyWindows { window, most } => {
+                write!(f, "the CXL window {window} is node 0's: {most} nodes at most")
             }
             Diagnostic::ClampedRange { table, base, bytes, kept } => {
                 write!(

@@ -23,8 +23,7 @@ impl Topology {
         for from in self.nodes() {
             for to in self.nodes() {
                 let known = slit.distance(self.proximity(from), self.proximity(to));
-                let default = if from == to { Distance::LOCAL } else { Distance::REMOTE };
-                self.distances[from.index()][to.index()] = known.unwrap_or(default);
+                self.distances.set(from, to, known.unwrap_or(Distance::NONE));
             }
         }
         for node in self.nodes().take(domains) {

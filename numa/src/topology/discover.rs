@@ -19,6 +19,9 @@ impl Topology {
     /// a node, numbered in order of domain; then every CXL window that no domain claims. If ranges
     /// of two domains overlap, the smaller range has the memory.
     ///
+    /// There is room for 64 nodes and 256 ranges, or for what [`Topology::discover_in`] made room for earlier. What is
+    /// beyond is reported, and is node 0's.
+    ///
     /// Discovery cannot fail: missing or malformed parts are reported to `diagnostics` and
     /// replaced, in the worst case by one node with all memory. Absent tables are not reported. At
     /// most 64 diagnostics of a kind are given.
@@ -52,7 +55,7 @@ impl Topology {
         let hmat = verified(Table::Hmat, tables.hmat.map(Hmat::parse), Hmat::checksum, report);
 
         if let Some(srat) = srat {
-            self.add_domains(&srat, report);
+            self.add_domains(&srat, self.node_room(), report);
         }
         let domains = self.proximity.len();
         if domains == 0 {
@@ -85,20 +88,17 @@ impl Topology {
     }
 
     /// Resets to the value of [`Topology::new`], in place: the value is too large for a boot stack.
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.proximity.clear();
         self.cpus.clear();
-        for (from, row) in self.distances.iter_mut().enumerate() {
-            row.fill(Distance::REMOTE);
-            row[from] = Distance::LOCAL;
-        }
+        self.distances.fill(Distance::NONE);
         self.nearest.clear();
         self.ranges.clear();
         self.has_affinities = false;
         self.performance.clear();
     }
 
-    fn add_domains(&mut self, srat: &Srat<'_>, report: &mut Report<'_>) {
+    pub(super) fn add_domains(&mut self, srat: &Srat<'_>, most: usize, report: &mut Report<'_>) {
         for entry in srat.entries() {
             let proximity = match entry {
                 Ok(SratEntry::Cpu { proximity, enabled: true, .. })
@@ -111,10 +111,12 @@ impl Topology {
                     continue;
                 }
             };
-            if let Err(place) = self.proximity.binary_search(&proximity)
-                && self.proximity.try_insert(place, proximity).is_err()
-            {
-                report.give(Diagnostic::TooManyNodes { proximity });
+            let Err(place) = self.proximity.binary_search(&proximity) else { continue };
+            if self.proximity.len() == most {
+                report.give(Diagnostic::TooManyNodes { proximity, most });
+            } else {
+                // There is room: `most` is no more than that.
+                let _ = self.proximity.try_insert(place, proximity);
             }
         }
     }
@@ -218,15 +220,14 @@ impl Topology {
     /// Sorts the nodes of each node. Latency breaks the ties left by a SLIT's coarse steps, or by
     /// its absence.
     fn order_nodes(&mut self) {
-        for from in self.nodes() {
-            let (distances, performance) = (&self.distances[from.index()], &self.performance);
-            self.nearest.sort(from, (0..self.proximity.len()).filter_map(NodeId::new), |to| {
-                let distance = distances[to.index()];
-                let latency = performance.latency(from, to).map_or(u32::MAX, |latency| latency.0);
-                // No path is the largest distance.
-                (distance, latency)
-            });
-        }
+        let (distances, performance) = (&self.distances, &self.performance);
+        self.nearest.sort(self.proximity.len(), |from, to| {
+            // Without distances, all other nodes are equally far.
+            let distance = distances.get(from, to).filter(|&known| known != Distance::NONE);
+            let latency = performance.latency(from, to).map_or(u32::MAX, |latency| latency.0);
+            // No path is the largest distance.
+            (distance.unwrap_or(Distance::REMOTE), latency)
+        });
     }
 }
 

@@ -3,10 +3,13 @@
 mod costs;
 mod discover;
 mod display;
+mod list;
 mod order;
 mod performance;
 mod ranges;
 mod report;
+mod room;
+mod square;
 mod units;
 mod windows;
 
@@ -20,6 +23,7 @@ use performance::Performance;
 pub use performance::{CacheAssociativity, CacheWritePolicy, MemorySideCache};
 use ranges::RangeList;
 pub use ranges::{MemoryKind, NodeRange};
+use square::Square;
 pub use units::{ApicId, Distance, MegabytesPerSecond, Picoseconds};
 
 /// A CPU reported as enabled by firmware.
@@ -35,9 +39,9 @@ pub struct CpuEntry {
 
 /// Nodes, CPUs, memory ranges, distances: the description of the machine for the rest of topomem.
 ///
-/// Fixed size (about 106 KiB), no heap: meant for a `static`, filled in place by
-/// [`Topology::discover`]. Before that it is a machine of one node with all memory and no known
-/// CPU.
+/// No heap, and about 110 KiB, all zero at first: meant for a `static` in `.bss`, filled in place by
+/// [`Topology::discover`], with room for 64 nodes and 256 ranges of memory. [`Topology::discover_in`] takes memory for
+/// what a larger machine needs beyond. Before either it is a machine of one node with all memory and no known CPU.
 ///
 /// ```
 /// use topomem_numa::{Distance, NodeId, Topology};
@@ -53,35 +57,33 @@ pub struct Topology {
     proximity: ArrayVec<u32, MAX_NODES>,
     /// `cpus[i].cpu` is `i`.
     cpus: ArrayVec<CpuEntry, MAX_CPUS>,
-    distances: [[Distance; MAX_NODES]; MAX_NODES],
+    /// [`Distance::NONE`] where no table says one.
+    distances: Square<Distance>,
     nearest: NearestNodes,
     ranges: RangeList,
     /// Whether an SRAT assigns memory to nodes.
     has_affinities: bool,
     performance: Performance,
+    /// The number of nodes that have room beyond those built in; 0 if there is no such room.
+    far_nodes: usize,
 }
 
 // Small enough for a static of any kernel, too large for its stacks.
-const _: () = assert!(size_of::<Topology>() <= 112 << 10);
+const _: () = assert!(size_of::<Topology>() <= 120 << 10);
 
 impl Topology {
     /// Creates a topology of one node with all memory, and no known CPU.
     #[must_use]
     pub const fn new() -> Topology {
-        let mut distances = [[Distance::REMOTE; MAX_NODES]; MAX_NODES];
-        let mut node = 0;
-        while node < MAX_NODES {
-            distances[node][node] = Distance::LOCAL;
-            node += 1;
-        }
         Topology {
             proximity: ArrayVec::new_const(),
             cpus: ArrayVec::new_const(),
-            distances,
+            distances: Square::new(Distance::NONE),
             nearest: NearestNodes::new(),
             ranges: RangeList::new(),
             has_affinities: false,
             performance: Performance::new(),
+            far_nodes: 0,
         }
     }
 
@@ -112,7 +114,9 @@ impl Topology {
     /// Returns the node of a proximity domain.
     #[must_use]
     pub fn node_of_proximity(&self, proximity: u32) -> Option<NodeId> {
-        self.proximity.iter().position(|&known| known == proximity).and_then(NodeId::new)
+        let found = self.proximity.binary_search(&proximity).ok();
+        // CXL windows' numbers come last, in whichever order.
+        found.or_else(|| self.proximity.iter().position(|&known| known == proximity)).and_then(NodeId::new)
     }
 
     /// Returns the enabled CPUs in order of number; the boot CPU is first.
@@ -157,7 +161,8 @@ impl Topology {
     /// ```
     #[must_use]
     pub fn distance(&self, from: NodeId, to: NodeId) -> Distance {
-        self.distances[from.index()][to.index()]
+        let default = if from == to { Distance::LOCAL } else { Distance::REMOTE };
+        self.distances.get(from, to).filter(|&known| known != Distance::NONE).unwrap_or(default)
     }
 
     /// Returns all nodes in the order in which memory is taken from them for `node`: itself, then

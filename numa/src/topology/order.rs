@@ -2,56 +2,61 @@
 
 use topomem_percpu::{MAX_NODES, NodeId};
 
+use super::square::Square;
+
+/// All nodes, by number.
+static ALL: [NodeId; MAX_NODES] = {
+    let mut nodes = [NodeId::ZERO; MAX_NODES];
+    let mut index = 0;
+    while index < MAX_NODES {
+        if let Some(node) = NodeId::new(index) {
+            nodes[index] = node;
+        }
+        index += 1;
+    }
+    nodes
+};
+
 /// Each node's list of all nodes, nearest first.
 #[derive(Debug)]
 pub(super) struct NearestNodes {
-    nodes: [[NodeId; MAX_NODES]; MAX_NODES],
-    /// The length of each row.
-    counts: [u8; MAX_NODES],
+    nodes: Square<NodeId>,
+    /// The number of nodes with lists.
+    count: usize,
 }
 
 impl NearestNodes {
     /// Creates lists of the node itself alone.
     pub(super) const fn new() -> NearestNodes {
-        let mut nodes = [[NodeId::ZERO; MAX_NODES]; MAX_NODES];
-        let mut index = 0;
-        while index < MAX_NODES {
-            if let Some(node) = NodeId::new(index) {
-                nodes[index][0] = node;
-            }
-            index += 1;
-        }
-        NearestNodes { nodes, counts: [1; MAX_NODES] }
+        NearestNodes { nodes: Square::new(NodeId::ZERO), count: 0 }
     }
 
     /// Resets to the value of [`NearestNodes::new`], in place.
     pub(super) fn clear(&mut self) {
-        self.counts.fill(1);
-        for (row, node) in self.nodes.iter_mut().zip((0..MAX_NODES).filter_map(NodeId::new)) {
-            row[0] = node;
-        }
+        self.count = 0;
+    }
+
+    /// Uses `place` for the lists of `side` nodes from now on.
+    pub(super) fn move_to(&mut self, place: &'static mut [NodeId], side: usize) {
+        self.clear();
+        self.nodes.move_to(place, side);
     }
 
     pub(super) fn of(&self, node: NodeId) -> &[NodeId] {
-        let row = &self.nodes[node.index()];
-        row.get(..usize::from(self.counts[node.index()])).unwrap_or(row)
+        let list = self.nodes.row(node).get(..self.count).filter(|_| node.index() < self.count);
+        list.unwrap_or(&ALL[node.index()..=node.index()])
     }
 
-    /// Orders all nodes: `node` itself, then ascending by `key`, then by number.
-    pub(super) fn sort<K: Ord>(
-        &mut self,
-        node: NodeId,
-        all: impl Iterator<Item = NodeId>,
-        key: impl Fn(NodeId) -> K,
-    ) {
-        let row = &mut self.nodes[node.index()];
-        row[0] = node;
-        let mut count = 1;
-        for (slot, other) in row[1..].iter_mut().zip(all.filter(|&other| other != node)) {
-            *slot = other;
-            count += 1;
+    /// Makes the lists of all of the first `count` nodes: each node itself, then ascending by `key`, then by number.
+    pub(super) fn sort<K: Ord>(&mut self, count: usize, key: impl Fn(NodeId, NodeId) -> K) {
+        for &node in &ALL[..count] {
+            let others = ALL[..count].iter().filter(|&&other| other != node);
+            let Some(row) = self.nodes.row_mut(node).get_mut(..count) else { return };
+            let Some((first, row)) = row.split_first_mut() else { return };
+            *first = node;
+            row.iter_mut().zip(others).for_each(|(slot, &other)| *slot = other);
+            row.sort_unstable_by_key(|&other| (key(node, other), other));
         }
-        self.counts[node.index()] = count;
-        row[1..usize::from(count)].sort_unstable_by_key(|&other| (key(other), other));
+        self.count = count;
     }
 }

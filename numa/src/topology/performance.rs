@@ -1,7 +1,8 @@
 //! Latencies, bandwidths and memory-side caches.
 
-use topomem_percpu::{MAX_NODES, NodeId};
+use topomem_percpu::NodeId;
 
+use super::square::{BUILT_IN, Square};
 use super::{MegabytesPerSecond, Picoseconds};
 
 /// The placement of lines in a memory-side cache.
@@ -43,59 +44,89 @@ pub struct MemorySideCache {
     pub write_policy: CacheWritePolicy,
 }
 
-/// A square of figures, one per pair of nodes; 0 if there is none.
-#[derive(Debug)]
-struct Matrix([[u32; MAX_NODES]; MAX_NODES]);
+/// A node's cache, if it has one: as an `Option`, but all zero where there is none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NodeCache {
+    is_known: bool,
+    cache: MemorySideCache,
+}
 
-impl Matrix {
-    const EMPTY: Matrix = Matrix([[0; MAX_NODES]; MAX_NODES]);
-
-    fn get(&self, initiator: NodeId, target: NodeId) -> Option<u32> {
-        Some(self.0[initiator.index()][target.index()]).filter(|&figure| figure != 0)
-    }
-
-    fn set(&mut self, initiator: NodeId, target: NodeId, figure: u32) {
-        self.0[initiator.index()][target.index()] = figure;
-    }
-
-    fn clear(&mut self) {
-        self.0.as_flattened_mut().fill(0);
-    }
+impl NodeCache {
+    pub(super) const NONE: NodeCache = NodeCache {
+        is_known: false,
+        cache: MemorySideCache {
+            bytes: 0,
+            line_bytes: 0,
+            level: 0,
+            levels: 0,
+            associativity: CacheAssociativity::Unknown,
+            write_policy: CacheWritePolicy::Unknown,
+        },
+    };
 }
 
 /// The HMAT's figures for each pair of nodes and each node.
 #[derive(Debug)]
 pub(super) struct Performance {
-    picoseconds: Matrix,
-    megabytes_per_second: Matrix,
-    caches: [Option<MemorySideCache>; MAX_NODES],
+    /// 0 where there is no figure.
+    picoseconds: Square<u32>,
+    /// 0 where there is no figure.
+    megabytes_per_second: Square<u32>,
+    near_caches: [NodeCache; BUILT_IN],
+    /// Those of all nodes, if the topology has memory of the kernel's.
+    far_caches: Option<&'static mut [NodeCache]>,
+}
+
+/// Memory for the figures of more nodes than are built in.
+#[derive(Debug)]
+pub(super) struct FiguresPlace {
+    pub(super) picoseconds: &'static mut [u32],
+    pub(super) megabytes_per_second: &'static mut [u32],
+    pub(super) caches: &'static mut [NodeCache],
 }
 
 impl Performance {
     pub(super) const fn new() -> Performance {
         Performance {
-            picoseconds: Matrix::EMPTY,
-            megabytes_per_second: Matrix::EMPTY,
-            caches: [None; MAX_NODES],
+            picoseconds: Square::new(0),
+            megabytes_per_second: Square::new(0),
+            near_caches: [NodeCache::NONE; BUILT_IN],
+            far_caches: None,
         }
     }
 
     pub(super) fn clear(&mut self) {
-        self.picoseconds.clear();
-        self.megabytes_per_second.clear();
-        self.caches.fill(None);
+        self.picoseconds.fill(0);
+        self.megabytes_per_second.fill(0);
+        self.caches_mut().fill(NodeCache::NONE);
+    }
+
+    /// Uses `place` for the figures of `side` nodes from now on.
+    pub(super) fn move_to(&mut self, place: FiguresPlace, side: usize) {
+        self.picoseconds.move_to(place.picoseconds, side);
+        self.megabytes_per_second.move_to(place.megabytes_per_second, side);
+        self.far_caches = Some(place.caches);
+    }
+
+    fn caches(&self) -> &[NodeCache] {
+        self.far_caches.as_deref().unwrap_or(&self.near_caches)
+    }
+
+    fn caches_mut(&mut self) -> &mut [NodeCache] {
+        self.far_caches.as_deref_mut().unwrap_or(&mut self.near_caches)
     }
 
     pub(super) fn latency(&self, initiator: NodeId, target: NodeId) -> Option<Picoseconds> {
-        self.picoseconds.get(initiator, target).map(Picoseconds)
+        self.picoseconds.get(initiator, target).filter(|&figure| figure != 0).map(Picoseconds)
     }
 
     pub(super) fn bandwidth(&self, initiator: NodeId, target: NodeId) -> Option<MegabytesPerSecond> {
-        self.megabytes_per_second.get(initiator, target).map(MegabytesPerSecond)
+        let figure = self.megabytes_per_second.get(initiator, target);
+        figure.filter(|&figure| figure != 0).map(MegabytesPerSecond)
     }
 
     pub(super) fn cache(&self, node: NodeId) -> Option<MemorySideCache> {
-        self.caches[node.index()]
+        self.caches().get(node.index()).filter(|known| known.is_known).map(|known| known.cache)
     }
 
     pub(super) fn set_latency(&mut self, initiator: NodeId, target: NodeId, figure: Picoseconds) {
@@ -107,6 +138,7 @@ impl Performance {
     }
 
     pub(super) fn set_cache(&mut self, node: NodeId, cache: MemorySideCache) {
-        self.caches[node.index()] = Some(cache);
+        let known = NodeCache { is_known: true, cache };
+        self.caches_mut().get_mut(node.index()).into_iter().for_each(|place| *place = known);
     }
 }

@@ -1,12 +1,9 @@
 //! The assignment of physical addresses to nodes.
 
-use arrayvec::ArrayVec;
 use topomem_percpu::{NodeId, PhysAddr};
 
+use super::list::{List, NoRoom};
 use crate::MemoryRange;
-
-/// The maximum number of disjoint ranges.
-pub(super) const MAX_RANGES: usize = 256;
 
 /// The kind of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,16 +29,12 @@ pub struct NodeRange {
     pub kind: MemoryKind,
 }
 
-/// No room for (all of) a range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoRoom;
-
 /// Disjoint ranges, sorted.
 #[derive(Debug)]
 pub(super) struct RangeList {
-    ranges: ArrayVec<NodeRange, MAX_RANGES>,
+    ranges: List<NodeRange>,
     /// For each of the ranges, the bytes of the stated range of which it is a part.
-    stated: ArrayVec<u64, MAX_RANGES>,
+    stated: List<u64>,
 }
 
 /// The ranges of a machine without any description.
@@ -50,12 +43,23 @@ const ONE_NODE: &[NodeRange] =
 
 impl RangeList {
     pub(super) const fn new() -> RangeList {
-        RangeList { ranges: ArrayVec::new_const(), stated: ArrayVec::new_const() }
+        RangeList { ranges: List::new(), stated: List::new() }
     }
 
     pub(super) fn clear(&mut self) {
         self.ranges.clear();
         self.stated.clear();
+    }
+
+    /// Empties the list, which lies in these places from now on, of one length.
+    pub(super) fn move_to(&mut self, ranges: &'static mut [NodeRange], stated: &'static mut [u64]) {
+        self.ranges.move_to(ranges);
+        self.stated.move_to(stated);
+    }
+
+    /// Returns how many ranges have room in all.
+    pub(super) fn room(&self) -> usize {
+        self.ranges.len() + self.ranges.room()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -161,9 +165,9 @@ impl RangeList {
             self.ranges[before].range.end = part.range.end;
             return Ok(index);
         }
-        self.ranges.try_insert(index, part).map_err(|_| NoRoom)?;
+        self.ranges.insert(index, part)?;
         // There is room, as there was for the range.
-        self.stated.insert(index, bytes);
+        self.stated.insert(index, bytes)?;
         Ok(index + 1)
     }
 
@@ -175,7 +179,7 @@ impl RangeList {
         let above = MemoryRange::new(part.range.end, known.range.end);
         // One range goes, up to three come.
         let more = usize::from(below.is_some()) + usize::from(above.is_some());
-        if more > self.ranges.remaining_capacity() {
+        if more > self.ranges.room() {
             return Err(NoRoom);
         }
         self.ranges.remove(index);
@@ -197,6 +201,7 @@ impl RangeList {
 mod tests {
     use std::vec::Vec;
 
+    use super::super::list::BUILT_IN;
     use super::*;
 
     fn range(start: u64, end: u64, node: usize) -> NodeRange {
@@ -323,7 +328,7 @@ mod tests {
     #[test]
     fn full_list_says_so() {
         let mut list = RangeList::new();
-        for index in 0..MAX_RANGES as u64 {
+        for index in 0..BUILT_IN as u64 {
             list.insert(range(index * 0x2000, index * 0x2000 + 0x1000, 0), &mut |_, _, _| {}).unwrap();
         }
         assert_eq!(list.insert(range(0x1000, 0x2000, 1), &mut |_, _, _| {}), Err(NoRoom));
@@ -332,6 +337,6 @@ mod tests {
         assert_eq!(list.span_at(PhysAddr::new(0x2200)), (NodeId::ZERO, PhysAddr::new(0x3000)));
         // A range that takes all of a known one needs no room.
         list.insert(range(0x2000, 0x3000, 1), &mut |_, _, _| {}).unwrap();
-        assert_eq!(list.as_slice().len(), MAX_RANGES);
+        assert_eq!(list.as_slice().len(), BUILT_IN);
     }
 }

@@ -30,7 +30,7 @@ impl<'r> Report<'r> {
         // Tables name such a domain again and again.
         let known = match diagnostic {
             Diagnostic::UnknownProximity { proximity, .. } => Some((unknown, proximity)),
-            Diagnostic::TooManyNodes { proximity } => Some((without_room, proximity)),
+            Diagnostic::TooManyNodes { proximity, .. } => Some((without_room, proximity)),
             _ => None,
         };
         if let Some((domains, proximity)) = known {

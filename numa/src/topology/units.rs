@@ -19,6 +19,8 @@ impl Distance {
     pub const LOCAL: Distance = Distance(10);
     /// To another node, if firmware gives no distances.
     pub const REMOTE: Distance = Distance(20);
+    /// Not said.
+    pub(super) const NONE: Distance = Distance(0);
     /// There is no path.
     pub const UNREACHABLE: Distance = Distance(255);
 

@@ -1,7 +1,5 @@
 //! CXL windows: nodes made of them, and nodes that already have them.
 
-use topomem_percpu::MAX_NODES;
-
 use super::discover::clamped;
 use super::report::Report;
 use super::{MemoryKind, Topology};
@@ -48,8 +46,8 @@ impl Topology {
     }
 
     fn add_window(&mut self, window: MemoryRange, claimed: &Claimed<'_>, report: &mut Report<'_>) {
-        if self.proximity.len() == MAX_NODES {
-            report.give(Diagnostic::TooManyWindows(window));
+        if self.proximity.len() == self.node_room() {
+            report.give(Diagnostic::TooManyWindows { window, most: self.node_room() });
             return;
         }
         self.proximity.push(claimed.unused(&self.proximity));

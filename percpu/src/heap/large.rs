@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 use super::cache::CpuCache;
 use super::place::Room;
 use super::run_cache::Evicted;
-use super::runs::{LargeRun, Run};
+use super::runs::{Home, LargeRun, Run};
 use super::{AllocError, Heap, InvalidFree};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{CpuPin, NodeId, Order, PageSource, Platform, RunLength, Unavailable};
@@ -198,7 +198,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         };
         let address = run.addr().get();
         let outcome = if address as u64 & (align.bytes() - 1) == 0 {
-            self.record(pin, home, address, Run::Large(LargeRun { length, home }))
+            self.record(pin, home, address, Run::Large(LargeRun { length, home: Home::of(home) }))
         } else {
             Err(AllocError::MisalignedRun { address, order: align })
         };

@@ -1,11 +1,9 @@
 //! CPUs coming online and going offline, memory returned under memory pressure, and the heap's end.
 
-use core::ptr::{self, NonNull};
-
 use super::cache::{CpuArea, CpuCache};
 use super::node::NodeHeap;
+use super::shared::FAR_ORDER;
 use super::{AllocError, Heap};
-use crate::sync::atomic::Ordering;
 use crate::try_lock::Patience;
 use crate::{CpuPage, CpuPin, NodeId, Order, PageSource, Platform, Slot, Unavailable};
 
@@ -73,9 +71,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(())
     }
 
-    /// Returns the bytes of the pages with such addresses.
+    /// Returns the bytes of the pages with such addresses, and with those of far nodes' heaps.
     pub(super) fn page_bytes(&self) -> u64 {
-        self.caches.page_count() as u64 * PAGE_ORDER.bytes()
+        self.caches.page_count() as u64 * PAGE_ORDER.bytes() + self.far_node_bytes()
     }
 
     /// Returns the contents of the pinned CPU's magazines to the heap. Until [`Heap::cpu_online`]
@@ -224,11 +222,13 @@ impl<P: Platform, S: PageSource> Drop for Heap<P, S> {
             // SAFETY: `place_page` took the page from the source, and nothing uses it after this.
             unsafe { self.source.free(&pin, page.cast(), PAGE_ORDER) };
         }
-        for node in &self.nodes {
-            if let Some(node) = NonNull::new(node.swap(ptr::null_mut(), Ordering::Acquire)) {
-                // SAFETY: the run is the node heap's, which is not used after this.
-                unsafe { self.source.free_run(&pin, node.cast(), NodeHeap::LENGTH) };
-            }
+        for node in self.nodes.iter() {
+            // SAFETY: the run is the node heap's, which is not used after this.
+            unsafe { self.source.free_run(&pin, node.cast(), NodeHeap::LENGTH) };
+        }
+        if let Some(far) = self.nodes.take_far() {
+            // SAFETY: as above.
+            unsafe { self.source.free(&pin, far, FAR_ORDER) };
         }
         // SAFETY: the heap has no other users.
         unsafe { self.free_tables(&pin) };

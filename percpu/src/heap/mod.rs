@@ -43,6 +43,7 @@ mod large;
 mod life;
 mod many;
 mod node;
+mod node_table;
 mod place;
 mod ranges;
 mod realloc;
@@ -66,11 +67,10 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::{self, NonNull};
 
-use crate::sync::atomic::AtomicPtr;
 use crate::try_lock::Patience;
-use crate::{CpuId, CpuLocal, CpuPin, MAX_NODES, PageSource, Platform, Unavailable};
+use crate::{CpuId, CpuLocal, CpuPin, PageSource, Platform, Unavailable};
 use cache::{CpuArea, CpuCache};
-use node::NodeHeap;
+use node_table::NodeTable;
 use runs::Runs;
 
 /// A slab heap over the pages of `S`, for the CPUs of `P`.
@@ -86,7 +86,7 @@ pub struct Heap<P: Platform, S: PageSource> {
     /// Each slot is the first field of a [`CpuArea`].
     caches: CpuLocal<CpuCache>,
     /// Created at the first use of the node's memory.
-    nodes: [AtomicPtr<NodeHeap>; MAX_NODES],
+    nodes: NodeTable,
     runs: Runs,
     large: large::Counters,
     #[cfg(feature = "hardening")]
@@ -113,7 +113,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             platform,
             source,
             caches: CpuLocal::new(),
-            nodes: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_NODES],
+            nodes: NodeTable::new(),
             runs: Runs::new(),
             large: large::Counters::new(),
             #[cfg(feature = "hardening")]
@@ -131,7 +131,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             platform,
             source,
             caches: CpuLocal::new(),
-            nodes: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            nodes: NodeTable::new(),
             runs: Runs::new(),
             large: large::Counters::new(),
             #[cfg(feature = "hardening")]

@@ -13,7 +13,7 @@
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
-use super::runs::{LargeRun, Leaf, Run, Runs, is_page};
+use super::runs::{Home, LargeRun, Leaf, Run, Runs, is_page};
 use super::{Corruption, InvalidFree};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::{CpuId, NodeId, Order, RunLength};
@@ -42,11 +42,12 @@ pub(super) struct RunCache {
     bins: [Bin; BINS],
     /// Pages of all cached runs.
     pages: Cell<u32>,
-    /// The maximum number of runs of a length: [`MAX_RUNS`], or zero while the CPU is offline.
+    /// The maximum number of runs of a length: [`MAX_RUNS`], or zero while the CPU is offline, or if its node is one of
+    /// those that the record does not tell apart.
     max_runs: Cell<u32>,
     /// The length at which the next eviction starts.
     next_evicted: Cell<usize>,
-    home: NodeId,
+    home: Home,
     /// Recently used leaves, by the lower bits of their numbers: most uses find their leaf here.
     leaves: [Remembered; LEAVES],
 }
@@ -131,14 +132,23 @@ unsafe fn link(run: NonNull<u8>, next: Option<NonNull<u8>>) {
     unsafe { run.cast().write(next) };
 }
 
+/// Returns how many runs of a length a CPU of a node keeps.
+fn max_runs(home: Home) -> u32 {
+    match home {
+        Home::Near(_) => MAX_RUNS,
+        Home::Far => 0,
+    }
+}
+
 impl RunCache {
     pub(super) fn new(home: NodeId) -> RunCache {
         let bin = || Bin { first: Cell::new(None), count: AtomicU32::new(0), live: AtomicU64::new(0) };
         let nothing = || Remembered { number: Cell::new(usize::MAX), leaf: Cell::new(ptr::null()) };
+        let home = Home::of(home);
         RunCache {
             bins: core::array::from_fn(|_| bin()),
             pages: Cell::new(0),
-            max_runs: Cell::new(MAX_RUNS),
+            max_runs: Cell::new(max_runs(home)),
             next_evicted: Cell::new(0),
             home,
             leaves: core::array::from_fn(|_| nothing()),
@@ -146,7 +156,7 @@ impl RunCache {
     }
 
     pub(super) fn set_online(&self) {
-        self.max_runs.set(MAX_RUNS);
+        self.max_runs.set(max_runs(self.home));
     }
 
     /// Turns the cache off. Call after [`RunCache::take_all`].

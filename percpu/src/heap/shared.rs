@@ -4,10 +4,10 @@
 use core::ptr::NonNull;
 
 use super::node::NodeHeap;
+use super::node_table::FarNodes;
 use super::runs::{Run, is_page};
 use super::{AllocError, Heap};
 use crate::slab::{Chain, Emptied, SizeClass, Slab, SlabShape};
-use crate::sync::atomic::Ordering;
 use crate::try_lock::Patience;
 use crate::{CpuPin, NodeId, Order, OutOfMemory, PageSource, Platform};
 
@@ -17,18 +17,24 @@ use crate::{CpuPin, NodeId, Order, OutOfMemory, PageSource, Platform};
 /// Fewer for loom's models, which are to come there.
 const INBOX_SLABS: usize = if cfg!(loom) { 2 } else { 4 };
 
+/// The run that holds the addresses of the far nodes' heaps.
+pub(super) const FAR_ORDER: Order = match Order::for_bytes(size_of::<FarNodes>() as u64) {
+    Some(order) => order,
+    None => Order::GIANT,
+};
+
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Returns the heap of `node`, if it has been used.
     #[inline]
     pub(super) fn existing(&self, node: NodeId) -> Option<&NodeHeap> {
-        // Acquire pairs with the Release in `node`.
-        // SAFETY: a non-null address is a node heap's, which lives until the heap is dropped.
-        unsafe { self.nodes[node.index()].load(Ordering::Acquire).as_ref() }
+        // SAFETY: the address is a node heap's, which lives until the heap is dropped.
+        self.nodes.get(node).map(|heap| unsafe { heap.as_ref() })
     }
 
     /// Returns the heaps of all nodes that have been used.
     pub(super) fn existing_nodes(&self) -> impl Iterator<Item = &NodeHeap> {
-        (0..self.nodes.len()).filter_map(NodeId::new).filter_map(|node| self.existing(node))
+        // SAFETY: as above.
+        self.nodes.iter().map(|heap| unsafe { heap.as_ref() })
     }
 
     /// Returns a run of pages, near `node`. Refuses a run that is not aligned to its own size:
@@ -49,6 +55,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if let Some(heap) = self.existing(node) {
             return Ok(heap);
         }
+        self.place_far_nodes(pin, node)?;
         let run = self.source.allocate_run(pin, node, NodeHeap::LENGTH, Order::FRAME)?;
         let address = run.addr().get();
         if !is_page(address) {
@@ -58,24 +65,29 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
         // SAFETY: the run is of that length, and owned.
         let fresh = unsafe { NodeHeap::new_in(run, node) };
-        // Release pairs with the Acquire here and in `existing`: a context that sees the address
-        // sees the node heap.
-        let current = self.nodes[node.index()].compare_exchange(
-            core::ptr::null_mut(),
-            fresh.as_ptr(),
-            Ordering::Release,
-            Ordering::Acquire,
-        );
-        let heap = match current {
-            Ok(_) => fresh,
-            Err(first) => {
-                // SAFETY: the node heap was never published.
-                unsafe { self.source.free_run(pin, run, NodeHeap::LENGTH) };
-                NonNull::new(first).ok_or(OutOfMemory)?
+        if !self.nodes.place(node, fresh) {
+            // Another context was faster. SAFETY: the node heap was never published.
+            unsafe { self.source.free_run(pin, run, NodeHeap::LENGTH) };
+        }
+        Ok(self.existing(node).ok_or(OutOfMemory)?)
+    }
+
+    /// Sees to it that `node` has a place for the address of its heap: nodes from the 65th on share a run of pages.
+    fn place_far_nodes(&self, pin: &CpuPin, node: NodeId) -> Result<(), AllocError> {
+        if !self.nodes.has_room(node) {
+            let run = self.pages(pin, node, FAR_ORDER)?;
+            // SAFETY: the run is ours, large and aligned enough, and goes back when the heap is dropped.
+            if !unsafe { self.nodes.extend(run) } {
+                // Another context was faster. SAFETY: the run was never published.
+                unsafe { self.source.free(pin, run, FAR_ORDER) };
             }
-        };
-        // SAFETY: a node heap lives until the heap is dropped.
-        Ok(unsafe { heap.as_ref() })
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes of the far nodes' addresses.
+    pub(super) fn far_node_bytes(&self) -> u64 {
+        if self.nodes.is_extended() { FAR_ORDER.bytes() } else { 0 }
     }
 
     /// Returns up to `wanted` free objects: of the shelf of `home`, or else of a new slab. Returns

@@ -187,7 +187,7 @@ impl<P: Platform, S: PageSource> Slabinfo<'_, P, S> {
             stats.fragmentation_per_mille() / 10,
             stats.fragmentation_per_mille() % 10,
         )?;
-        for node in (0..crate::MAX_NODES).filter_map(NodeId::new) {
+        for node in self.heap.existing_nodes().map(|of_node| of_node.node) {
             if let Some(of_node) = self.heap.node_class_stats(node, class)
                 && of_node.slabs > 0
             {

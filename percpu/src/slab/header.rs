@@ -5,10 +5,11 @@ use core::mem;
 use core::ptr::{self, NonNull};
 
 use super::chain::Chain;
-use super::class::{CLASS_COUNT, SizeClass, SlabShape};
+use super::class::{SizeClass, SlabShape};
 use super::links::{link, next};
 use super::live::{LiveMap, MAX_OBJECTS};
 use super::partial::Vacancy;
+use super::tag::SlabTag;
 use crate::NodeId;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::cell::UnsafeCell;
@@ -39,34 +40,6 @@ pub(crate) struct Header {
 }
 
 const _: () = assert!(cfg!(loom) || HEADER_BYTES == 128);
-
-/// The class and the home of a slab, in one word for comparison with its header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SlabTag(usize);
-
-impl SlabTag {
-    /// Distinguishes a header from other memory. No address and no small number has these upper
-    /// bits, and the lower 12 are zero: they hold class and node.
-    const MARK: usize = 0x51ab_6b3d_e7f9_2000;
-    const CLASS_BITS: u32 = 6;
-
-    /// Returns the tag of `node`'s slabs of `class`.
-    #[inline]
-    pub(crate) const fn new(class: SizeClass, node: NodeId) -> SlabTag {
-        SlabTag(SlabTag::MARK + (node.index() << SlabTag::CLASS_BITS) + class.index())
-    }
-
-    /// Returns the class and the node, or `None` if the word is no tag.
-    fn decode(self) -> Option<(SizeClass, NodeId)> {
-        let low = self.0.checked_sub(SlabTag::MARK)?;
-        let node = NodeId::new(low >> SlabTag::CLASS_BITS)?;
-        Some((SizeClass::new(low & ((1 << SlabTag::CLASS_BITS) - 1))?, node))
-    }
-}
-
-const _: () = assert!(CLASS_COUNT <= 1 << SlabTag::CLASS_BITS);
-// Slabs are aligned to pages, so address and tag share no bit that distinguishes classes or nodes.
-const _: () = assert!(crate::MAX_NODES << SlabTag::CLASS_BITS <= 4096);
 
 /// The list of a slab on its shelf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +124,7 @@ impl Slab {
     pub(crate) unsafe fn new_in(base: NonNull<u8>, class: SizeClass, home: NodeId) -> (Slab, Chain) {
         let slab = Slab(base.cast());
         let header = Header {
-            seal: base.addr().get() ^ SlabTag::new(class, home).0,
+            seal: SlabTag::new(class, home).seal(base.addr().get()),
             live: LiveMap::new(),
             shelved: UnsafeCell::new(Shelved {
                 place: Place::Unshelved,
@@ -216,7 +189,7 @@ impl Slab {
     /// Returns the class and home in the header. Other memory has another word there.
     #[inline]
     pub(crate) fn tag(self) -> SlabTag {
-        SlabTag(self.header().seal ^ self.address())
+        SlabTag::sealed(self.header().seal, self.address())
     }
 
     /// Returns the node whose shelf owns the slab, or `None` if this is no slab of `class`.

@@ -12,16 +12,18 @@ mod lists;
 mod live;
 mod partial;
 mod shelf;
+mod tag;
 
 pub(crate) use chain::Chain;
 pub use class::{CLASS_COUNT, MAX_CLASS_SIZE, SizeClass};
 pub(crate) use class::{SlabShape, is_aligned_to_words};
 #[cfg(feature = "encoded-free-lists")]
 pub(crate) use encoding::take_broken;
-pub(crate) use header::{Arrival, Slab, SlabTag, WasFirst};
+pub(crate) use header::{Arrival, Slab, WasFirst};
 pub(crate) use links::{link, next, prefetch};
 pub(crate) use lists::ShelfCounts;
 pub(crate) use live::{CHECKED, WasLive};
 #[cfg(feature = "leak-tracking")]
 pub(crate) use shelf::LockedShelf;
 pub(crate) use shelf::{Emptied, Shelf};
+pub(crate) use tag::SlabTag;

@@ -33,7 +33,7 @@ mod worker;
 pub use breakage::Break;
 pub use distort::{NothingToDistort, distort_distances};
 pub use oracle::Truth;
-pub use outcome::account::{Account, drain, inconsistencies};
+pub use outcome::account::{Account, COUNTED_NODES, drain, inconsistencies};
 pub use outcome::failure::{Failure, FailureKind};
 pub use outcome::failure_log::{FailureLog, KEPT};
 pub use outcome::failure_text::Place;

@@ -14,6 +14,7 @@ use crate::page_table::{
 };
 use crate::region::attributes::{Kind, Region};
 use crate::region::faults::large::{SparePage, Wanted};
+use crate::region::numa::Placer;
 use crate::service::memory::frame_memory;
 
 /// The reason why pages were not collapsed. Earlier pages of the range have been.
@@ -160,8 +161,9 @@ impl<P: Machine> AddressSpace<P> {
         let range = range_of_pages(Pages { first, last: first + Level::HUGE.pages() - 1 });
         let policy = self.region_policy(pin, at).ok().flatten();
         let mut spare = SparePage::none(core, pin, first);
-        spare.fill(Level::HUGE, Wanted::Needed, policy).map_err(CollapseError::OutOfFrames)?;
-        let into = spare.get(Level::HUGE, policy).ok_or(CollapseError::Unfit(at))?;
+        let filled = spare.fill(Level::HUGE, Wanted::Needed, Placer::SPACE, policy.as_ref());
+        filled.map_err(CollapseError::OutOfFrames)?;
+        let into = spare.get(Level::HUGE, Placer::SPACE).ok_or(CollapseError::Unfit(at))?;
         // The leaf shares the run, with a single holder: two are counted, and one is given back.
         let counted = frames.share(into, Level::HUGE);
         debug_assert!(counted.is_ok(), "a new run has room for holders");

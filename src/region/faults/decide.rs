@@ -1,7 +1,5 @@
 //! The decision on a page with a fault, made with its entry claimed.
 
-use topomem_numa::frames::Policy;
-
 use super::fault::{FaultAccess, FaultError, Resolved, permits};
 use super::large::Wanted;
 use super::spare::{Spare, Zeroed};
@@ -12,7 +10,7 @@ use crate::object::MemoryObject;
 use crate::page_table::TableMemory;
 use crate::page_table::{Answer, Found, Leaf, Level, Ownership, Reach};
 use crate::region::attributes::{Kind, Region};
-use crate::region::numa::is_hidden;
+use crate::region::numa::{Placer, is_hidden};
 use crate::service::memory::frame_memory;
 
 /// The reason why a fault cannot be handled yet, or at all.
@@ -25,11 +23,11 @@ pub(in crate::region) enum Refusal<P: Machine> {
     /// No neighbours are to be mapped.
     Alone,
     /// A frame of zeros is needed, placed by the region's policy.
-    NeedsZeros(Option<Policy>),
+    NeedsZeros(Placer),
     /// A frame for a copy is needed, placed by the region's policy.
-    NeedsFrame(Option<Policy>),
+    NeedsFrame(Placer),
     /// A page of zeros of this level is needed or wanted, placed by the region's policy.
-    NeedsLarge(Level, Wanted, Option<Policy>),
+    NeedsLarge(Level, Wanted, Placer),
     /// Remote CPUs may still use the former mapping of the page's 2 MiB.
     Pending,
     /// The page is on its way to another node.
@@ -84,15 +82,15 @@ impl<P: Machine> AddressSpace<P> {
         {
             return decided;
         }
-        let policy = self.core().policy_of(region);
+        let placer = self.core().placer_of(region, &spare.policy);
         let zeros = || {
-            let frame = spare.get(Zeroed::Yes, policy).ok_or(Refusal::NeedsZeros(policy))?;
+            let frame = spare.get(Zeroed::Yes, placer).ok_or(Refusal::NeedsZeros(placer))?;
             Ok((leaf(frame, region.protection(), Ownership::Owned), Resolved::Zeroed))
         };
         if level > Level::PAGE && mapped.is_none() {
             let (at, wanted) = self.level_of_first(region, level);
             if at > Level::PAGE && !spare.large.is_missing() {
-                let page = spare.large.get(at, policy).ok_or(Refusal::NeedsLarge(at, wanted, policy))?;
+                let page = spare.large.get(at, placer).ok_or(Refusal::NeedsLarge(at, wanted, placer))?;
                 return Ok((
                     leaf_at(page, region.protection(), Ownership::Owned, at),
                     Resolved::ZeroedLarge(size_of_level(at)),
@@ -131,7 +129,7 @@ impl<P: Machine> AddressSpace<P> {
                 }
                 Ownership::Borrowed if Some(mapped.frame) == service.zero_frame() => zeros(),
                 Ownership::Shared | Ownership::Borrowed => {
-                    let frame = spare.get(Zeroed::No, policy).ok_or(Refusal::NeedsFrame(policy))?;
+                    let frame = spare.get(Zeroed::No, placer).ok_or(Refusal::NeedsFrame(placer))?;
                     let old = mapped.frame + page % level.pages();
                     // SAFETY: the fault owns the new frame, and the claimed entry maps the old
                     // frame.

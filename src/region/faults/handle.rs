@@ -2,6 +2,7 @@
 
 use core::cell::Cell;
 
+use topomem_numa::frames::Policy;
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::{CpuPin, PhysFrame};
 use topomem_shootdown::VirtAddr;
@@ -19,6 +20,7 @@ use crate::fault::{Fault, FaultCell};
 use crate::page_table::{Answer, Answered, Changed, Found, Level, Neighbours, Pages, RegionId, RewriteError};
 use crate::region::attributes::Region;
 use crate::region::calls::mmap::address;
+use crate::region::numa::Placer;
 use crate::region::record::FaultClass;
 use crate::service::memory::frame_memory;
 
@@ -106,8 +108,9 @@ impl<P: Machine> AddressSpace<P> {
         let core = self.core();
         let large = SparePage::none(core, pin, page);
         let share = SpareShare::none(core, pin);
-        let (zeroed, policy, record) = (Zeroed::Yes, None, Cell::new(None));
-        let mut spare = Spare { core, pin, page, frame, zeroed, policy, large, share, record };
+        let (zeroed, placer, record) = (Zeroed::Yes, Placer::SPACE, Cell::new(None));
+        let policy = Cell::new(Policy::Local);
+        let mut spare = Spare { core, pin, page, frame, zeroed, placer, policy, large, share, record };
         if fault.cause == Cause::NotPresent
             && core.table.has_records()
             && let Some(resolved) = self.touch_object(pin, page, fault.access)
@@ -118,8 +121,8 @@ impl<P: Machine> AddressSpace<P> {
         let mut pages = Pages { first: page, last: page };
         if fault.access == FaultAccess::Write && fault.cause == Cause::NotPresent {
             // Most likely the first access to the page.
-            if spare.get(Zeroed::Yes, None).is_none() {
-                spare.fill(Zeroed::Yes, None)?;
+            if spare.get(Zeroed::Yes, Placer::SPACE).is_none() {
+                spare.fill(Zeroed::Yes, Placer::SPACE)?;
             }
             let count = core.fault_policy.around();
             // With a policy of nodes, each page is placed by itself.
@@ -193,21 +196,21 @@ impl<P: Machine> AddressSpace<P> {
                     }
                 }
                 Refusal::Error(error) => return Err(error),
-                Refusal::NeedsZeros(policy) => {
-                    spare.fill(Zeroed::Yes, policy)?;
-                    if policy.is_some() {
+                Refusal::NeedsZeros(placer) => {
+                    spare.fill(Zeroed::Yes, placer)?;
+                    if placer != Placer::SPACE {
                         // The remaining pages' frames are placed by the space's policy.
                         pages = Pages { first: page, last: page };
                     }
                 }
-                Refusal::NeedsFrame(policy) => spare.fill(Zeroed::No, policy)?,
+                Refusal::NeedsFrame(placer) => spare.fill(Zeroed::No, placer)?,
                 Refusal::NeedsPage(object, of) => self.have_page(pin, &object, of)?,
                 Refusal::OtherShare => spare.share.give_back(),
                 Refusal::Alone => pages = Pages { first: page, last: page },
                 Refusal::Pending => self.wait_for_pending(pin, page),
-                Refusal::NeedsLarge(level, wanted, policy) => spare
+                Refusal::NeedsLarge(level, wanted, placer) => spare
                     .large
-                    .fill(level, wanted, policy)
+                    .fill(level, wanted, placer, placer.policy(&mut spare.policy))
                     .map_err(|error| FaultError::NoLargePage(size_of_level(level), error))?,
                 Refusal::Moves => {
                     self.wait_for_move(pin, page);

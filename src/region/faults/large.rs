@@ -8,6 +8,7 @@ use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore};
 use crate::page_table::Level;
 use crate::region::attributes::{Region, Transparent};
+use crate::region::numa::Placer;
 use crate::service::memory::frame_memory;
 
 /// The regions of a space mapped with pages of 2 MiB without having requested a page size
@@ -189,27 +190,29 @@ pub(in crate::region) struct SparePage<'a, P: Machine> {
     /// The 4 KiB page to be mapped.
     maps: u64,
     page: Option<(PhysFrame, Level)>,
-    /// The region's policy used to place the page.
-    policy: Option<Policy>,
+    /// Whose policy placed the page.
+    placer: Placer,
     /// Whether no page was free.
     missing: bool,
 }
 
 impl<'a, P: Machine> SparePage<'a, P> {
     pub(crate) fn none(core: &'static SpaceCore<P>, pin: &'a CpuPin, maps: u64) -> SparePage<'a, P> {
-        SparePage { core, pin, maps, page: None, policy: None, missing: false }
+        SparePage { core, pin, maps, page: None, placer: Placer::SPACE, missing: false }
     }
 
     /// Allocates a zeroed page of `level`. Called with no claim held, since zeroing takes long. If
     /// the page is only wanted if free, never waits, and remembers the lack of a page.
+    /// The page is placed by `policy`, which is `placer`'s, or otherwise by the space's.
     pub(crate) fn fill(
         &mut self,
         level: Level,
         wanted: Wanted,
-        policy: Option<Policy>,
+        placer: Placer,
+        policy: Option<&Policy>,
     ) -> Result<(), AllocError> {
         self.give_back();
-        self.policy = policy;
+        self.placer = placer;
         let (service, frames) = (self.core.service, self.core.service.frames());
         let placed = |request| self.core.placed(request, self.maps / level.pages(), policy);
         let run = placed(service.blank(FrameRequest::order(Order::HUGE)));
@@ -239,8 +242,8 @@ impl<'a, P: Machine> SparePage<'a, P> {
     }
 
     /// Returns the page if it is of `level`, and placed by this policy.
-    pub(crate) fn get(&self, level: Level, policy: Option<Policy>) -> Option<PhysFrame> {
-        self.page.filter(|&(_, of)| of == level && self.policy == policy).map(|(page, _)| page)
+    pub(crate) fn get(&self, level: Level, placer: Placer) -> Option<PhysFrame> {
+        self.page.filter(|&(_, of)| of == level && self.placer == placer).map(|(page, _)| page)
     }
 
     /// Returns whether a page was wanted, and none free.

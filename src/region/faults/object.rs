@@ -106,8 +106,8 @@ impl<P: Machine> AddressSpace<P> {
         let writes = tried == FaultAccess::Write;
         if region.sharing() == Sharing::Private && writes {
             let PageFrame { frame: from, .. } = find(Use::Read)?;
-            let policy = self.core().policy_of(region);
-            let frame = spare.get(Zeroed::No, policy).ok_or(Refusal::NeedsFrame(policy))?;
+            let placer = self.core().placer_of(region, &spare.policy);
+            let frame = spare.get(Zeroed::No, placer).ok_or(Refusal::NeedsFrame(placer))?;
             // SAFETY: the fault owns the new frame, and the object's frame stays while the entry is
             // claimed.
             unsafe { frame_memory::copy(service.frames(), from, frame) };

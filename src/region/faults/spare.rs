@@ -11,6 +11,7 @@ use super::object::SpareShare;
 use crate::Machine;
 use crate::address_space::SpaceCore;
 use crate::page_table::RecordNumber;
+use crate::region::numa::Placer;
 use crate::service::memory::frame_memory;
 
 /// A frame allocated for a page with possibly no need for it.
@@ -21,8 +22,10 @@ pub(in crate::region) struct Spare<'a, P: Machine> {
     pub(super) frame: Option<PhysFrame>,
     /// Whether the frame is known to be zeroed.
     pub(super) zeroed: Zeroed,
-    /// The region's policy used to place the frame.
-    pub(super) policy: Option<Policy>,
+    /// Whose policy placed the frame.
+    pub(super) placer: Placer,
+    /// The policy of the region at the last look, if it has one.
+    pub(super) policy: Cell<Policy>,
     pub(super) large: SparePage<'a, P>,
     pub(in crate::region) share: SpareShare<'a, P>,
     /// The record of the page's region at the last look.
@@ -36,16 +39,16 @@ pub(in crate::region) enum Zeroed {
 }
 
 impl<P: Machine> Spare<'_, P> {
-    pub(super) fn fill(&mut self, zeroed: Zeroed, policy: Option<Policy>) -> Result<(), FaultError> {
+    pub(super) fn fill(&mut self, zeroed: Zeroed, placer: Placer) -> Result<(), FaultError> {
         self.give_back();
         let request = match zeroed {
             Zeroed::Yes => self.core.service.blank(FrameRequest::frame()),
             Zeroed::No => FrameRequest::frame(),
         };
-        let request = self.core.placed(request, self.page, policy);
+        let request = self.core.placed(request, self.page, placer.policy(&mut self.policy));
         let frame = self.core.service.alloc(self.pin, &request).map_err(FaultError::OutOfFrames)?;
         frame_memory::take_over(self.core.service.frames(), frame);
-        (self.frame, self.zeroed, self.policy) = (Some(frame), zeroed, policy);
+        (self.frame, self.zeroed, self.placer) = (Some(frame), zeroed, placer);
         Ok(())
     }
 
@@ -57,8 +60,8 @@ impl<P: Machine> Spare<'_, P> {
     }
 
     /// Returns the frame, if present, placed by this policy and zeroed if needed.
-    pub(in crate::region) fn get(&self, zeroed: Zeroed, policy: Option<Policy>) -> Option<PhysFrame> {
-        let fits = (zeroed == Zeroed::No || self.zeroed == Zeroed::Yes) && self.policy == policy;
+    pub(in crate::region) fn get(&self, zeroed: Zeroed, placer: Placer) -> Option<PhysFrame> {
+        let fits = (zeroed == Zeroed::No || self.zeroed == Zeroed::Yes) && self.placer == placer;
         self.frame.filter(|_| fits)
     }
 }

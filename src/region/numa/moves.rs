@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use topomem_numa::frames::{AllocError, NodeSet, Policy};
+use topomem_numa::frames::{AllocError, Policy};
 use topomem_percpu::{CpuPin, NodeId, PhysFrame};
 use topomem_shootdown::VirtAddr;
 
@@ -85,10 +85,18 @@ impl core::error::Error for MoveError {
 #[derive(Debug, Clone, Copy)]
 pub struct PageMove {
     pub(super) page: u64,
-    /// The policy the page's place has to conform to.
-    pub(super) to: Policy,
+    pub(super) to: Target,
     pub(super) outcome: Option<Result<NodeId, MoveError>>,
     pub(super) stage: Stage,
+}
+
+/// Where a page moves.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Target {
+    /// To this node.
+    Node(NodeId),
+    /// To a place that conforms to the policy of all pages of the transfer.
+    Conforming,
 }
 
 /// The progress of a page's move.
@@ -107,10 +115,10 @@ impl PageMove {
     /// moves as a whole.
     #[must_use]
     pub const fn new(address: VirtAddr, to: NodeId) -> PageMove {
-        PageMove::by_policy(address.as_u64() >> 12, Policy::Bind(NodeSet::of(to)))
+        PageMove::of_page(address.as_u64() >> 12, Target::Node(to))
     }
 
-    pub(super) const fn by_policy(page: u64, to: Policy) -> PageMove {
+    pub(super) const fn of_page(page: u64, to: Target) -> PageMove {
         PageMove { page, to, outcome: None, stage: Stage::Idle }
     }
 
@@ -170,8 +178,14 @@ impl<P: Machine> AddressSpace<P> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn move_pages(&self, pin: &CpuPin, moves: &mut [PageMove]) {
+        self.move_conforming(pin, moves, &Policy::Local);
+    }
+
+    /// Moves pages like [`AddressSpace::move_pages`]; those that are to conform to a policy, to places that conform to
+    /// `policy`.
+    pub(super) fn move_conforming(&self, pin: &CpuPin, moves: &mut [PageMove], policy: &Policy) {
         for moves in moves.chunks_mut(BATCH) {
-            let mut transfer = Transfer::new(self.core(), moves);
+            let mut transfer = Transfer::new(self.core(), moves, policy);
             for _ in 0..TRIES {
                 if !transfer.prepare(pin) {
                     break;
@@ -190,9 +204,14 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// Programs accessing pages on their way wait for the polling task, which should run soon.
     pub async fn move_pages_async(&self, moves: &mut [PageMove]) {
+        self.move_conforming_async(moves, &Policy::Local).await;
+    }
+
+    /// Moves pages like [`AddressSpace::move_conforming`] and [`AddressSpace::move_pages_async`].
+    pub(super) async fn move_conforming_async(&self, moves: &mut [PageMove], policy: &Policy) {
         let platform = *self.core().service.platform();
         for moves in moves.chunks_mut(BATCH) {
-            let mut transfer = Transfer::new(self.core(), moves);
+            let mut transfer = Transfer::new(self.core(), moves, policy);
             for _ in 0..TRIES {
                 if !transfer.prepare(&platform.pin()) {
                     break;

@@ -1,5 +1,6 @@
 //! The nodes of the frames of a space's pages.
 
+use core::cell::Cell;
 use core::ops::ControlFlow;
 
 use topomem_numa::frames::{FrameRequest, Frames, NodeSet, Policy};
@@ -14,14 +15,17 @@ use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore};
 use crate::page_table::{Pages, RecordNumber};
 
-/// A space's policy, read by its faults: two words and a version.
+/// A space's policy, read by its faults: a version, and as many words as there are nodes' bits.
 #[derive(Debug)]
 pub(crate) struct SpacePolicy {
     /// The version, above [`KIND_BITS`], and the kind.
     state: AtomicU64,
-    nodes: AtomicU64,
+    /// The words of the set of nodes, or the number of the preferred node. Only what the kind of policy has is read.
+    nodes: [AtomicU64; WORDS],
 }
 
+/// The number of words of a set of nodes.
+const WORDS: usize = NodeSet::EMPTY.words().len();
 const KIND_BITS: u32 = 8;
 const KIND: u64 = (1 << KIND_BITS) - 1;
 const NONE: u64 = 0;
@@ -30,35 +34,24 @@ const BIND: u64 = 2;
 const PREFERRED: u64 = 3;
 const INTERLEAVE: u64 = 4;
 const WEIGHTED_INTERLEAVE: u64 = 5;
-/// In place of the kind: both words are being written.
+/// In place of the kind: the words are being written.
 const BUSY: u64 = KIND;
 
-fn encode(policy: Option<Policy>) -> (u64, u64) {
+/// Returns the kind of a policy and the words to store with it.
+fn encode(policy: Option<&Policy>) -> (u64, &[u64], u64) {
     match policy {
-        None => (NONE, 0),
-        Some(Policy::Local) => (LOCAL, 0),
-        Some(Policy::Bind(nodes)) => (BIND, nodes.bits()),
-        Some(Policy::Preferred(node)) => (PREFERRED, node.index() as u64),
-        Some(Policy::Interleave(nodes)) => (INTERLEAVE, nodes.bits()),
-        Some(Policy::WeightedInterleave(nodes)) => (WEIGHTED_INTERLEAVE, nodes.bits()),
+        None => (NONE, &[], 0),
+        Some(Policy::Local) => (LOCAL, &[], 0),
+        Some(Policy::Bind(nodes)) => (BIND, nodes.words(), 0),
+        Some(Policy::Preferred(node)) => (PREFERRED, &[], node.index() as u64),
+        Some(Policy::Interleave(nodes)) => (INTERLEAVE, nodes.words(), 0),
+        Some(Policy::WeightedInterleave(nodes)) => (WEIGHTED_INTERLEAVE, nodes.words(), 0),
     }
-}
-
-fn decode(kind: u64, nodes: u64) -> Option<Policy> {
-    let set = NodeSet::from_bits(nodes);
-    Some(match kind {
-        LOCAL => Policy::Local,
-        BIND => Policy::Bind(set),
-        PREFERRED => Policy::Preferred(NodeId::new(nodes as usize).unwrap_or(NodeId::ZERO)),
-        INTERLEAVE => Policy::Interleave(set),
-        WEIGHTED_INTERLEAVE => Policy::WeightedInterleave(set),
-        _ => return None,
-    })
 }
 
 impl SpacePolicy {
     pub(crate) fn none() -> SpacePolicy {
-        SpacePolicy { state: AtomicU64::new(NONE), nodes: AtomicU64::new(0) }
+        SpacePolicy { state: AtomicU64::new(NONE), nodes: core::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
     /// Returns whether the space has a policy.
@@ -68,26 +61,46 @@ impl SpacePolicy {
         self.state.load(Ordering::Relaxed) & KIND != NONE
     }
 
+    /// Reads the policy of a kind. Another context may be changing the words.
+    fn read(&self, kind: u64) -> Option<Policy> {
+        let set = || {
+            let mut words = [0; WORDS];
+            for (word, nodes) in words.iter_mut().zip(&self.nodes) {
+                *word = nodes.load(Ordering::Relaxed);
+            }
+            NodeSet::from_words(&words).unwrap_or_default()
+        };
+        let node = || NodeId::new(self.nodes[0].load(Ordering::Relaxed) as usize).unwrap_or(NodeId::ZERO);
+        Some(match kind {
+            LOCAL => Policy::Local,
+            BIND => Policy::Bind(set()),
+            PREFERRED => Policy::Preferred(node()),
+            INTERLEAVE => Policy::Interleave(set()),
+            WEIGHTED_INTERLEAVE => Policy::WeightedInterleave(set()),
+            _ => return None,
+        })
+    }
+
     pub(crate) fn get(&self) -> Option<Policy> {
         loop {
             // Acquire pairs with the last Release in `set`: a reader of the state sees the nodes.
             let state = self.state.load(Ordering::Acquire);
-            let nodes = self.nodes.load(Ordering::Relaxed);
+            let policy = self.read(state & KIND);
             // Pairs with the Release fence in `set`: a reader of a later writer's nodes finds the
             // writer's state.
             fence(Ordering::Acquire);
             if state & KIND != BUSY && self.state.load(Ordering::Relaxed) == state {
-                return decode(state & KIND, nodes);
+                return policy;
             }
             hint::spin_loop();
         }
     }
 
-    fn set(&self, policy: Option<Policy>) {
-        let (kind, nodes) = encode(policy);
+    fn set(&self, policy: Option<&Policy>) {
+        let (kind, words, node) = encode(policy);
         let mut state = self.state.load(Ordering::Relaxed);
         loop {
-            // Acquire pairs with the last Release in `set`: this writer owns the nodes' word.
+            // Acquire pairs with the last Release in `set`: this writer owns the nodes' words.
             let claim = |state| {
                 self.state.compare_exchange(state, state | BUSY, Ordering::Acquire, Ordering::Relaxed)
             };
@@ -98,24 +111,44 @@ impl SpacePolicy {
             state = self.state.load(Ordering::Relaxed);
         }
         fence(Ordering::Release);
-        self.nodes.store(nodes, Ordering::Relaxed);
+        if words.is_empty() {
+            self.nodes[0].store(node, Ordering::Relaxed);
+        }
+        self.nodes.iter().zip(words).for_each(|(nodes, &word)| nodes.store(word, Ordering::Relaxed));
         let version = (state >> KIND_BITS).wrapping_add(1) << KIND_BITS;
         self.state.store(version | kind, Ordering::Release);
     }
 
     /// Copies the policy to another space.
     pub(crate) fn copy_to(&self, copy: &SpacePolicy) {
-        copy.set(self.get());
+        copy.set(self.get().as_ref());
+    }
+}
+
+/// Whose policy places a page: that of the record of the page's region, or the space's.
+///
+/// Policies are large, and are compared at each look at the page. Numbers of records are used again: a page may come to
+/// be placed as its region had it at an earlier look of the same fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::region) struct Placer(Option<RecordNumber>);
+
+impl Placer {
+    /// The space's policy.
+    pub(in crate::region) const SPACE: Placer = Placer(None);
+
+    /// Returns the region's policy, which [`SpaceCore::placer_of`] noted in `policy`; `None` for the space's.
+    pub(in crate::region) fn policy(self, policy: &mut Cell<Policy>) -> Option<&Policy> {
+        self.0.map(|_| &*policy.get_mut())
     }
 }
 
 /// Returns whether `policy` permits the frame of the page number `page` (in units of its size) on
 /// `node`.
-pub(super) fn conforms<P: Platform>(frames: &Frames<P>, policy: Policy, page: u64, node: NodeId) -> bool {
+pub(super) fn conforms<P: Platform>(frames: &Frames<P>, policy: &Policy, page: u64, node: NodeId) -> bool {
     match policy {
         Policy::Local => true,
         Policy::Bind(nodes) => nodes.contains(node),
-        Policy::Preferred(preferred) => node == preferred,
+        Policy::Preferred(preferred) => node == *preferred,
         Policy::Interleave(_) | Policy::WeightedInterleave(_) => {
             frames.interleaved(policy, page).is_none_or(|chosen| chosen == node)
         }
@@ -126,11 +159,11 @@ pub(super) fn conforms<P: Platform>(frames: &Frames<P>, policy: Policy, page: u6
 pub(in crate::region) fn placed<P: Platform>(
     frames: &Frames<P>,
     request: FrameRequest,
-    policy: Policy,
+    policy: &Policy,
     page: u64,
 ) -> FrameRequest {
     // By number, not in turn: a range is spread exactly, in whichever order its pages are used.
-    request.policy(frames.interleaved(policy, page).map_or(policy, Policy::Preferred))
+    request.policy(frames.interleaved(policy, page).map_or(*policy, Policy::Preferred))
 }
 
 impl<P: Machine> SpaceCore<P> {
@@ -141,7 +174,7 @@ impl<P: Machine> SpaceCore<P> {
         &self,
         request: FrameRequest,
         page: u64,
-        of_region: Option<Policy>,
+        of_region: Option<&Policy>,
     ) -> FrameRequest {
         if of_region.is_none() && !self.policy.is_some() {
             return request;
@@ -151,21 +184,34 @@ impl<P: Machine> SpaceCore<P> {
 
     #[cold]
     #[inline(never)]
-    fn placed_by_policy(&self, request: FrameRequest, page: u64, of_region: Option<Policy>) -> FrameRequest {
-        let policy = of_region.or_else(|| self.policy.get());
+    fn placed_by_policy(&self, request: FrameRequest, page: u64, of_region: Option<&Policy>) -> FrameRequest {
+        let of_space = if of_region.is_none() { self.policy.get() } else { None };
+        let policy = of_region.or(of_space.as_ref());
         policy.map_or(request, |policy| placed(self.service.frames(), request, policy, page))
     }
 
     /// Returns the policy of `region`, of a page whose entry the caller has claimed.
+    fn policy_of(&self, region: Region) -> Option<Policy> {
+        region.record().and_then(|number| self.records.with(number, |record| record.policy))
+    }
+
+    /// Returns whose policy places a page of `region`, whose entry the caller has claimed, and notes the policy in
+    /// `policy` if it is the region's.
     #[inline]
-    pub(in crate::region) fn policy_of(&self, region: Region) -> Option<Policy> {
-        region.record().and_then(|number| self.policy_in(number))
+    pub(in crate::region) fn placer_of(&self, region: Region, policy: &Cell<Policy>) -> Placer {
+        match region.record() {
+            None => Placer::SPACE,
+            Some(number) => self.placer_in(number, policy),
+        }
     }
 
     #[cold]
     #[inline(never)]
-    fn policy_in(&self, number: RecordNumber) -> Option<Policy> {
-        self.records.with(number, |record| record.policy)
+    fn placer_in(&self, number: RecordNumber, noted: &Cell<Policy>) -> Placer {
+        Placer(self.records.with(number, |record| {
+            noted.set(*record.policy.as_ref()?);
+            Some(number)
+        }))
     }
 }
 
@@ -193,7 +239,7 @@ impl<P: Machine> AddressSpace<P> {
     /// # }).unwrap();
     /// ```
     pub fn set_policy(&self, policy: Option<Policy>) {
-        self.core().policy.set(policy);
+        self.core().policy.set(policy.as_ref());
     }
 
     /// Sets the nodes of frames allocated from now on, for faults in the regions in the `length`
@@ -289,19 +335,19 @@ mod tests {
 
     #[test]
     fn policies_are_read_back() {
-        let nodes = NodeSet::from_bits(0b1010);
-        let node = NodeId::new(3).unwrap_or(NodeId::ZERO);
+        let (node, last) = (NodeId::new(3).unwrap(), NodeId::new(topomem_percpu::MAX_NODES - 1).unwrap());
+        let nodes = NodeSet::of(node).with(last);
         let all = [
             Policy::Local,
             Policy::Bind(nodes),
-            Policy::Preferred(node),
+            Policy::Preferred(last),
             Policy::Interleave(nodes),
             Policy::WeightedInterleave(nodes),
         ];
         let cell = SpacePolicy::none();
         assert_eq!((cell.get(), cell.is_some()), (None, false));
         for policy in all {
-            cell.set(Some(policy));
+            cell.set(Some(&policy));
             assert_eq!((cell.get(), cell.is_some()), (Some(policy), true));
         }
         cell.set(None);

@@ -7,7 +7,7 @@ use topomem_numa::frames::{NodeSet, Policy};
 use topomem_percpu::{CpuPin, NodeId};
 use topomem_shootdown::PageRange;
 
-use super::moves::PageMove;
+use super::moves::{PageMove, Target};
 use super::policy::conforms;
 use crate::Machine;
 use crate::address_space::{AddressSpace, pages_of};
@@ -32,18 +32,20 @@ type Round = ArrayVec<PageMove, ROUND>;
 struct Misplaced<'s, P: Machine, W> {
     space: &'s AddressSpace<P>,
     rest: Option<Pages>,
-    /// Returns the policy to move the page with this number (in units of its size), on the given
-    /// node, or `None` if it stays.
+    /// Returns where the page with this number (in units of its size), on the given node, moves, or `None` if it
+    /// stays.
     wanted: W,
+    /// For pages that are to conform to it.
+    policy: &'s Policy,
     counts: MovedPages,
 }
 
-impl<'s, P: Machine, W: Fn(u64, NodeId) -> Option<Policy>> Misplaced<'s, P, W> {
-    fn new(space: &'s AddressSpace<P>, pages: Pages, wanted: W) -> Misplaced<'s, P, W> {
+impl<'s, P: Machine, W: Fn(u64, NodeId) -> Option<Target>> Misplaced<'s, P, W> {
+    fn new(space: &'s AddressSpace<P>, pages: Pages, policy: &'s Policy, wanted: W) -> Misplaced<'s, P, W> {
         let bounds = space.core().bounds;
         let pages = Pages { first: pages.first.max(bounds.first), last: pages.last.min(bounds.last) };
         let rest = (pages.first <= pages.last).then_some(pages);
-        Misplaced { space, rest, wanted, counts: MovedPages::default() }
+        Misplaced { space, rest, wanted, policy, counts: MovedPages::default() }
     }
 
     /// Returns the next pages to move, or `None` if none are left.
@@ -65,7 +67,7 @@ impl<'s, P: Machine, W: Fn(u64, NodeId) -> Option<Policy>> Misplaced<'s, P, W> {
             let Some(to) = node.and_then(|node| (self.wanted)(part.first / size, node)) else {
                 return ControlFlow::Continue(());
             };
-            if round.try_push(PageMove::by_policy(part.first, to)).is_err() {
+            if round.try_push(PageMove::of_page(part.first, to)).is_err() {
                 self.rest = Some(Pages { first: part.first, ..pages });
                 return ControlFlow::Break(());
             }
@@ -83,7 +85,7 @@ impl<'s, P: Machine, W: Fn(u64, NodeId) -> Option<Policy>> Misplaced<'s, P, W> {
 
     fn move_all(mut self, pin: &CpuPin) -> MovedPages {
         while let Some(mut round) = self.next(pin) {
-            self.space.move_pages(pin, &mut round);
+            self.space.move_conforming(pin, &mut round, self.policy);
             self.count(&round);
         }
         self.counts
@@ -94,7 +96,7 @@ impl<'s, P: Machine, W: Fn(u64, NodeId) -> Option<Policy>> Misplaced<'s, P, W> {
         loop {
             let round = self.next(&platform.pin());
             let Some(mut round) = round else { return self.counts };
-            self.space.move_pages_async(&mut round).await;
+            self.space.move_conforming_async(&mut round, self.policy).await;
             self.count(&round);
         }
     }
@@ -122,13 +124,13 @@ impl<P: Machine> AddressSpace<P> {
     /// # }).unwrap();
     /// ```
     pub fn move_range(&self, pin: &CpuPin, range: PageRange, to: Policy) -> MovedPages {
-        Misplaced::new(self, pages_of(range), self.wanted_by(to)).move_all(pin)
+        Misplaced::new(self, pages_of(range), &to, self.wanted_by(&to)).move_all(pin)
     }
 
     /// Moves pages like [`AddressSpace::move_range`], without blocking, like
     /// [`AddressSpace::move_pages_async`].
     pub async fn move_range_async(&self, range: PageRange, to: Policy) -> MovedPages {
-        Misplaced::new(self, pages_of(range), self.wanted_by(to)).move_all_async().await
+        Misplaced::new(self, pages_of(range), &to, self.wanted_by(&to)).move_all_async().await
     }
 
     /// Moves the pages of the whole space on a node of `from` to nodes of `to`: from the first node
@@ -137,15 +139,14 @@ impl<P: Machine> AddressSpace<P> {
     pub fn move_between(&self, pin: &CpuPin, from: NodeSet, to: NodeSet) -> MovedPages {
         let wanted = |_, node: NodeId| {
             let at = from.iter().position(|of| of == node)? % to.len().max(1);
-            let target = to.iter().nth(at).filter(|&target| target != node)?;
-            Some(Policy::Bind(NodeSet::of(target)))
+            to.iter().nth(at).filter(|&target| target != node).map(Target::Node)
         };
-        Misplaced::new(self, self.core().bounds, wanted).move_all(pin)
+        Misplaced::new(self, self.core().bounds, &Policy::Local, wanted).move_all(pin)
     }
 
     /// Returns a function deciding on the destination of pages not conforming to `to`.
-    fn wanted_by(&self, to: Policy) -> impl Fn(u64, NodeId) -> Option<Policy> {
+    fn wanted_by(&self, to: &Policy) -> impl Fn(u64, NodeId) -> Option<Target> {
         let frames = self.core().service.frames();
-        move |page, node| (!conforms(frames, to, page, node)).then_some(to)
+        move |page, node| (!conforms(frames, to, page, node)).then_some(Target::Conforming)
     }
 }

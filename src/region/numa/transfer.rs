@@ -11,11 +11,11 @@
 //! Step 4 depends only on the page's present state, not on its changes since step 2. It does not
 //! matter whether another CPU has unmapped, protected, forked or hidden the page meanwhile.
 
-use topomem_numa::frames::{FrameRequest, Policy};
+use topomem_numa::frames::{FrameRequest, NodeSet, Policy};
 use topomem_percpu::{CpuPin, NodeId, Order, PhysFrame};
 
 use super::super::attributes::Region;
-use super::moves::{MoveError, PageMove, Stage};
+use super::moves::{MoveError, PageMove, Stage, Target};
 use super::policy::{conforms, placed};
 use crate::Machine;
 use crate::address_space::{SpaceCore, Unmapping, invalidation_of, range_of_pages};
@@ -28,6 +28,8 @@ use crate::service::memory::frame_memory;
 pub(super) struct Transfer<'m, P: Machine> {
     core: &'static SpaceCore<P>,
     moves: &'m mut [PageMove],
+    /// For pages without a node to move to.
+    policy: &'m Policy,
 }
 
 /// The work left by [`Transfer::settle`].
@@ -72,11 +74,15 @@ pub(in crate::region) fn is_hidden(leaf: &Leaf, region: Region) -> bool {
 }
 
 impl<'m, P: Machine> Transfer<'m, P> {
-    pub(super) fn new(core: &'static SpaceCore<P>, moves: &'m mut [PageMove]) -> Transfer<'m, P> {
+    pub(super) fn new(
+        core: &'static SpaceCore<P>,
+        moves: &'m mut [PageMove],
+        policy: &'m Policy,
+    ) -> Transfer<'m, P> {
         for page in moves.iter_mut() {
             (page.stage, page.outcome) = (Stage::Idle, None);
         }
-        Transfer { core, moves }
+        Transfer { core, moves, policy }
     }
 
     /// Finds frames for the pages still to move. Returns whether any such pages exist.
@@ -85,7 +91,15 @@ impl<'m, P: Machine> Transfer<'m, P> {
         for page in
             self.moves.iter_mut().filter(|page| matches!(page.outcome, None | Some(Err(MoveError::Busy))))
         {
-            let (stage, outcome) = match self.core.frame_for(pin, page.page, page.to) {
+            let of_node;
+            let to = match page.to {
+                Target::Node(node) => {
+                    of_node = Policy::Bind(NodeSet::of(node));
+                    &of_node
+                }
+                Target::Conforming => self.policy,
+            };
+            let (stage, outcome) = match self.core.frame_for(pin, page.page, to) {
                 Ok(Spare::Frame(frame, level)) => {
                     any = true;
                     // The outcome if the page does not move in any of the attempts.
@@ -163,7 +177,7 @@ impl<P: Machine> Drop for Transfer<'_, P> {
 impl<P: Machine> SpaceCore<P> {
     /// Allocates a frame for `page` placed by `to`, as large as the page's leaf, unless the page
     /// conforms to `to` already.
-    fn frame_for(&self, pin: &CpuPin, page: u64, to: Policy) -> Result<Spare, MoveError> {
+    fn frame_for(&self, pin: &CpuPin, page: u64, to: &Policy) -> Result<Spare, MoveError> {
         if page < self.bounds.first || page > self.bounds.last {
             return Err(MoveError::NotMovable);
         }

@@ -64,7 +64,7 @@ impl<P: Machine> Record<P> {
     fn hash(&self) -> u32 {
         // FNV-1a, by words.
         let mut hash = Hash(0xcbf2_9ce4_8422_2325);
-        match self.policy {
+        match &self.policy {
             None => hash.add(0),
             Some(Policy::Local) => hash.add(1),
             Some(Policy::Bind(nodes)) => hash.add_nodes(2, nodes),
@@ -95,7 +95,7 @@ impl Hash {
         self.0 ^= self.0 >> 29;
     }
 
-    fn add_nodes(&mut self, kind: u64, nodes: topomem_numa::frames::NodeSet) {
+    fn add_nodes(&mut self, kind: u64, nodes: &topomem_numa::frames::NodeSet) {
         self.add(kind);
         nodes.iter().for_each(|node| self.add(node.index() as u64));
     }

@@ -66,7 +66,7 @@ impl<P: Machine> Slot<P> {
 }
 
 /// Number of slots of a frame.
-const PER_FRAME: u32 = 16;
+const PER_FRAME: u32 = 8;
 
 /// Number of runs of frames. Run `k` has 2^k frames.
 const RUNS: usize = (RecordNumber::MAX / PER_FRAME + 1).ilog2() as usize;

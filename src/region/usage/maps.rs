@@ -3,7 +3,7 @@
 use core::fmt;
 
 use topomem_numa::frames::Policy;
-use topomem_percpu::{CpuPin, MAX_NODES, NodeId};
+use topomem_percpu::{CpuPin, NodeId};
 
 use super::super::attributes::{Kind, Sharing};
 use super::super::list::RegionRange;
@@ -101,9 +101,14 @@ impl<P: Machine> Maps<'_, P> {
     }
 
     fn usage(&self, range: &RegionRange) -> Usage {
-        let [first, end] = [range.start(), range.end()].map(|address| address.as_u64() >> 12);
-        self.space.usage_of(self.pin, Pages { first, last: end - 1 })
+        self.space.usage_of(self.pin, pages(range))
     }
+}
+
+/// Returns the pages of a region.
+fn pages(range: &RegionRange) -> Pages {
+    let [first, end] = [range.start(), range.end()].map(|address| address.as_u64() >> 12);
+    Pages { first, last: end - 1 }
 }
 
 /// Counts the bytes passed on.
@@ -210,9 +215,8 @@ impl<P: Machine> fmt::Display for NumaMaps<'_, P> {
                     write!(f, " {name}={pages}")?;
                 }
             }
-            for node in (0..MAX_NODES).filter_map(NodeId::new).filter(|&node| usage.on_node(node) > 0) {
-                write!(f, " N{}={}", node.index(), usage.on_node(node))?;
-            }
+            let write = |node: NodeId, pages| write!(f, " N{}={pages}", node.index());
+            self.0.space.for_each_node(self.0.pin, pages(range), write)?;
             writeln!(f, " kernelpagesize_kB=4")
         })
     }

@@ -1,13 +1,15 @@
 //! Memory use of regions, for programs and for people.
 
 mod maps;
+mod nodes;
 
 use core::ops::{AddAssign, ControlFlow};
 
-use topomem_percpu::{CpuPin, MAX_NODES, NodeId};
+use topomem_percpu::CpuPin;
 use topomem_shootdown::PageRange;
 
 pub use maps::{Maps, NumaMaps, Smaps};
+pub use nodes::NodePages;
 
 use crate::Machine;
 use crate::address_space::{AddressSpace, pages_of, range_of_pages};
@@ -24,7 +26,7 @@ use crate::service::memory::shares;
 /// let space = service.create_space(pin)?;
 /// space.mmap(pin, &MapRequest::anonymous(8192).populate(Populate::Now))?;
 /// let usage = space.usage(pin);
-/// assert_eq!((usage.total, usage.on_node(service.node_of_cpu(pin.cpu()))), (2, 2));
+/// assert_eq!((usage.total, usage.resident), (2, 2));
 /// # Ok(())
 /// # }).unwrap();
 /// ```
@@ -47,27 +49,11 @@ pub struct Usage {
     pub borrowed: u64,
     /// Part of [`Usage::resident`] mapped with leaves of 2 MiB and more.
     pub large: u64,
-    /// Private and shared frames by node.
-    nodes: [u64; MAX_NODES],
 }
 
 impl Usage {
-    const NOTHING: Usage = Usage {
-        total: 0,
-        resident: 0,
-        private: 0,
-        shared: 0,
-        proportional_bytes: 0,
-        borrowed: 0,
-        large: 0,
-        nodes: [0; MAX_NODES],
-    };
-
-    /// Returns the number of private and shared frames on `node`.
-    #[must_use]
-    pub fn on_node(&self, node: NodeId) -> u64 {
-        self.nodes[node.index()]
-    }
+    const NOTHING: Usage =
+        Usage { total: 0, resident: 0, private: 0, shared: 0, proportional_bytes: 0, borrowed: 0, large: 0 };
 }
 
 impl AddAssign<&Usage> for Usage {
@@ -79,7 +65,6 @@ impl AddAssign<&Usage> for Usage {
         self.proportional_bytes += other.proportional_bytes;
         self.borrowed += other.borrowed;
         self.large += other.large;
-        self.nodes.iter_mut().zip(other.nodes).for_each(|(sum, count)| *sum += count);
     }
 }
 
@@ -90,10 +75,15 @@ impl<P: Machine> AddressSpace<P> {
     /// meanwhile count as before or after the change.
     #[must_use]
     pub fn usage_in(&self, pin: &CpuPin, range: PageRange) -> Usage {
+        self.pages_in(range).map_or(Usage::NOTHING, |pages| self.usage_of(pin, pages))
+    }
+
+    /// Returns the pages of `range` that the space may map.
+    fn pages_in(&self, range: PageRange) -> Option<Pages> {
         let bounds = self.core().bounds;
         let pages = pages_of(range);
         let pages = Pages { first: pages.first.max(bounds.first), last: pages.last.min(bounds.last) };
-        if pages.first > pages.last { Usage::NOTHING } else { self.usage_of(pin, pages) }
+        (pages.first <= pages.last).then_some(pages)
     }
 
     /// Returns the memory use of all regions.
@@ -145,11 +135,6 @@ impl<P: Machine> AddressSpace<P> {
                 }
                 if count > 1 {
                     usage.large += count;
-                }
-                if let Some(node) = frames.node_of(leaf.frame)
-                    && leaf.ownership != Ownership::Borrowed
-                {
-                    usage.nodes[node.index()] += count;
                 }
             }
             ControlFlow::Continue(())

@@ -87,7 +87,8 @@ pub(crate) fn boot(machine: &Machine) {
     // SAFETY: the loader's RSDP; tables lie below 4 GiB, and nobody writes to them.
     let tables = must("ACPI", unsafe { find_tables(DirectMap(&Kernel), PhysAddr::new(machine.rsdp())) });
     let service = must("boot", SERVICE.boot());
-    let found = service.discover(&tables, ApicId(machine.apic_ids()[0]), &mut |found| println!("{found}"));
+    let boot_cpu = ApicId(machine.apic_ids()[0]);
+    let found = service.discover_in(&mut early.map, &tables, boot_cpu, &mut |found| println!("{found}"));
     let mut memory = BootAllocator::new(&mut early.map, found.topology());
     let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::default() };
     let frames = must("frames", found.frames(&pin, &mut memory, &config));

@@ -42,7 +42,7 @@ pub(crate) fn boot(machine: &Machine) {
     work::early(&mut early.allocator());
     // SAFETY: the loader's RSDP; tables lie below 4 GiB, and nobody writes to them.
     let tables = must("ACPI", unsafe { find_tables(DirectMap(&Kernel), PhysAddr::new(machine.rsdp())) });
-    early.topology.discover(&tables, ApicId(machine.apic_ids()[0]), &mut |found| println!("{found}"));
+    early.discover(&Kernel, &tables, ApicId(machine.apic_ids()[0]), &mut |found| println!("{found}"));
     must("frames", FRAMES.init(&mut early.allocator(), &FramesConfig::default()));
 }
 

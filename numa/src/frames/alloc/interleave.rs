@@ -15,7 +15,7 @@ impl<P: Platform> Frames<P> {
     /// or if none of its nodes has memory.
     ///
     /// Cost: two checks of each node of the policy.
-    pub fn interleaved(&self, policy: Policy, number: u64) -> Option<NodeId> {
+    pub fn interleaved(&self, policy: &Policy, number: u64) -> Option<NodeId> {
         match policy {
             Policy::Interleave(set) => self.at_turn(set, number, |_| 1),
             Policy::WeightedInterleave(set) => self.at_turn(set, number, |node| node.weight),
@@ -23,10 +23,10 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    fn at_turn(&self, set: NodeSet, number: u64, weight: impl Fn(&Node) -> u64) -> Option<NodeId> {
+    fn at_turn(&self, set: &NodeSet, number: u64, weight: impl Fn(&Node) -> u64) -> Option<NodeId> {
         let state = self.state()?;
         let has_memory = |node: &&Node| node.zones.iter().any(|zone| zone.managed > 0);
-        let nodes = || set.iter().filter_map(|id| state.node(id)).filter(has_memory);
+        let nodes = || state.members(set).filter(has_memory);
         let round: u64 = nodes().map(&weight).sum();
         let mut left = number.checked_rem(round)?;
         let chosen = nodes().find(|node| {

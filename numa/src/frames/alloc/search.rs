@@ -21,7 +21,7 @@ const ROUNDS: u32 = 8;
 /// The scope and the target of a search.
 #[derive(Debug, Clone, Copy)]
 struct Scope<'r> {
-    plan: Plan,
+    plan: Plan<'r>,
     request: &'r FrameRequest,
     shape: Shape,
 }
@@ -234,7 +234,7 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Counts an allocated run of `region`: served by the preferred node, or by another node.
-    pub(super) fn count(&self, state: &AllocatorState, pin: &CpuPin, plan: Plan, region: &Region) {
+    pub(super) fn count(&self, state: &AllocatorState, pin: &CpuPin, plan: Plan<'_>, region: &Region) {
         if region.node == plan.start {
             state.node(region.node).into_iter().for_each(|node| node.counters.count_local());
         } else {

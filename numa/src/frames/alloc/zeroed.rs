@@ -89,8 +89,9 @@ impl<P: Platform> Frames<P> {
                 return Ok(frame(number));
             }
             // The node in turn stays the same.
+            let start = plan.start;
             if let Policy::Interleave(_) | Policy::WeightedInterleave(_) = request.policy {
-                request.policy = Policy::Preferred(plan.start);
+                request.policy = Policy::Preferred(start);
             }
         }
         let taken = self.alloc(pin, &request)?;
@@ -103,7 +104,7 @@ impl<P: Platform> Frames<P> {
         &self,
         state: &AllocatorState,
         pin: &CpuPin,
-        plan: Plan,
+        plan: Plan<'_>,
         request: &FrameRequest,
     ) -> Option<u64> {
         if request.limit != u64::MAX {

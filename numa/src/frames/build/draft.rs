@@ -24,6 +24,9 @@ pub(in crate::frames) struct Draft {
     /// The share in weighted interleaving.
     pub(super) weight: u64,
     pub(super) node: UninitSlice<Node>,
+    pub(super) nearest_place: UninitSlice<NodeId>,
+    /// Every node by distance, the node itself first, when the order is known.
+    pub(super) nearest: &'static [NodeId],
     /// The node, when it is built; until then nothing.
     pub(in crate::frames) built: &'static [Node],
     /// Room for the spans that are managed in the end.
@@ -57,6 +60,8 @@ impl Draft {
             serving: id,
             weight: 1,
             node: UninitSlice::EMPTY,
+            nearest_place: UninitSlice::EMPTY,
+            nearest: &[],
             built: &[],
             spans: &mut [],
             region_place: UninitSlice::EMPTY,

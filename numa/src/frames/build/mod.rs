@@ -19,7 +19,7 @@ use crate::frames::state::{AllocatorState, CpuNode, CpuNodes, Metadata, Parts, d
 use crate::frames::types::{DoubleFrees, FramesConfig, InitError, PerFrameTable, Zeroing};
 use boot_memory::BootMemory;
 use draft::{Draft, SLACK};
-use nodes::{node, set_serving, set_weights};
+use nodes::{node, set_nearest, set_serving, set_weights};
 use placing::{Builder, UninitSlice};
 use regions::{
     Extent, clear_unused, count, count_free, manage, measure, node_count, place_parts, place_table,
@@ -32,6 +32,8 @@ const HELD_BACK: u64 = 16;
 /// Memory for the parts that exist once, placed and not yet written.
 struct StatePlaces {
     state: UninitSlice<AllocatorState>,
+    nodes: UninitSlice<&'static Node>,
+    magazines: UninitSlice<&'static [Magazine]>,
     cpu_nodes: CpuNodes,
     directory: UninitSlice<u16>,
     /// Frames in a part of the directory, as a power of two.
@@ -77,6 +79,9 @@ fn place_all<P: Platform, G: BootMemory>(
 ) -> Result<StatePlaces, InitError<G::Error>> {
     let fixed = &mut metadata.fixed;
     let state = builder.place::<AllocatorState>(1, NodeId::ZERO, fixed)?;
+    let node_count = drafts.len();
+    let nodes = builder.place::<&'static Node>(node_count, NodeId::ZERO, fixed)?;
+    let magazines = builder.place::<&'static [Magazine]>(node_count, NodeId::ZERO, fixed)?;
     let (part_count, shift) = directory::parts(extent.end);
     let directory = builder.place::<u16>(part_count, NodeId::ZERO, fixed)?;
     let region_room = drafts.iter().map(Draft::region_room).sum();
@@ -85,7 +90,9 @@ fn place_all<P: Platform, G: BootMemory>(
     let mut cpu_nodes = builder.place::<CpuNode>(cpu_count, NodeId::ZERO, fixed)?;
     for draft in drafts.iter_mut() {
         draft.node = builder.place::<Node>(1, draft.id, fixed)?;
+        draft.nearest_place = builder.place::<NodeId>(node_count, draft.id, fixed)?;
     }
+    set_nearest(&*builder.memory, drafts);
     for draft in drafts.iter_mut() {
         let nothing = |_| Span { start: 0, end: 0 };
         draft.spans = builder.place(draft.piece_room(), draft.id, fixed)?.fill(nothing);
@@ -112,12 +119,22 @@ fn place_all<P: Platform, G: BootMemory>(
     // Only magazines are left to be placed: frames beyond those that magazines can take stay free.
     count_free(&*builder.memory, config, drafts);
     let most = (builder.memory.cpus().count() * size_of::<Magazine>()).div_ceil(4096) as u64;
-    set_serving(&*builder.memory, drafts, most);
+    set_serving(drafts, most);
     let cpu_nodes = cpu_nodes_of(&*builder.memory, drafts, cpu_nodes.take());
     for index in 0..drafts.len() {
         drafts[index].magazines = place_magazines(builder, index, drafts, &cpu_nodes, metadata)?;
     }
-    Ok(StatePlaces { state, cpu_nodes, directory, shift, by_address, part_tables, stretches })
+    Ok(StatePlaces {
+        state,
+        nodes,
+        magazines,
+        cpu_nodes,
+        directory,
+        shift,
+        by_address,
+        part_tables,
+        stretches,
+    })
 }
 
 /// Fills `place` with the nodes of each CPU.
@@ -150,10 +167,9 @@ fn release<P: Platform, G: BootMemory>(platform: &P, memory: &G, config: &Frames
 fn build_nodes<G: BootMemory>(memory: &G, config: &FramesConfig, drafts: &mut [Draft]) {
     set_weights(memory, drafts);
     let total = drafts.iter().flat_map(|draft| draft.regions).map(Region::managed_frames).sum();
-    let count = drafts.len();
     for draft in drafts {
         let place = draft.node.take();
-        draft.built = place.fill(|_| node(memory, config, draft, count, total));
+        draft.built = place.fill(|_| node(config, draft, total));
     }
 }
 
@@ -183,21 +199,23 @@ fn finish(
     places: StatePlaces,
     metadata: Metadata,
 ) -> &'static AllocatorState {
-    let StatePlaces { state, cpu_nodes, directory, shift, by_address, part_tables, stretches } = places;
+    let StatePlaces { state, cpu_nodes, directory, shift, by_address, part_tables, stretches, .. } = places;
     let regions: &'static [&'static Region] = by_address.fill_from(draft::by_address(drafts));
     let first_regions: &'static [u16] = directory.fill(|part| directory::first_region(regions, part, shift));
     let tables: &'static [PartTable] = part_tables.fill(|part| PartTable::of(stretches, part, shift));
-    let drafts = &*drafts;
+    let nodes: &'static [&'static Node] = places.nodes.fill_from(drafts.iter().flat_map(|draft| draft.built));
+    let magazines: &'static [_] = places.magazines.fill_from(drafts.iter().map(|draft| draft.magazines));
     let make = |_| {
         let parts = Parts {
-            node_count: drafts.len(),
+            nodes,
+            magazines,
             cpu_nodes,
             directory: Directory::new(regions, first_regions, stretches, tables, shift),
             checked: checked(config),
             zeroing: config.zeroing,
             metadata,
         };
-        AllocatorState::new(parts, |node| (&drafts[node].built[0], drafts[node].magazines))
+        AllocatorState::new(parts)
     };
     &state.fill(make)[0]
 }

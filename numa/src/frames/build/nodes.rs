@@ -1,39 +1,37 @@
 //! Construction of the nodes: their zones, their order of distance, their weights, and the serving
 //! node of each CPU.
 
-use arrayvec::ArrayVec;
-use topomem_percpu::{MAX_NODES, NodeId};
+use topomem_percpu::NodeId;
 
 use super::boot_memory::BootMemory;
 use super::draft::Draft;
 use crate::frames::node::zeroed_pool::ZeroedPool;
 use crate::frames::node::{Node, NodeCounters, NodeZone, RegionSet};
 use crate::frames::region::Region;
-use crate::frames::types::{FramesConfig, Zone};
+use crate::frames::types::{FramesConfig, NodeSet, Zone};
 
 /// The maximum weight of a node.
 const MAX_WEIGHT: u64 = 32;
 
-/// Returns every node by distance from `node`: `node` first. Nodes left out by the boot memory come
-/// last, by number: no memory is ever missed.
-fn by_distance<G: BootMemory>(memory: &G, node: NodeId, count: usize) -> ArrayVec<NodeId, MAX_NODES> {
-    let mut nodes = ArrayVec::new();
-    let all = (0..count).filter_map(NodeId::new);
-    for other in core::iter::once(node).chain(memory.nearest(node)).chain(all) {
-        if other.index() < count && !nodes.contains(&other) {
-            // There is room: each node comes once.
-            nodes.push(other);
-        }
+/// Notes in each draft every node by distance: the node itself first. Nodes left out by the boot memory come last, by number, so that
+/// no memory is ever missed.
+#[inline(never)]
+pub(super) fn set_nearest<G: BootMemory>(memory: &G, drafts: &mut [Draft]) {
+    let count = drafts.len();
+    for draft in drafts {
+        let mut seen = NodeSet::EMPTY;
+        let all = (0..count).filter_map(NodeId::new);
+        let nodes = core::iter::once(draft.id).chain(memory.nearest(draft.id)).chain(all);
+        let once = nodes.filter(|&node| node.index() < count && seen.insert(node));
+        draft.nearest = draft.nearest_place.take().fill_from(once);
     }
-    nodes
 }
 
 /// Notes in each draft the nearest node with more than `most` free frames, or the node itself if none has so many.
 #[inline(never)]
-pub(super) fn set_serving<G: BootMemory>(memory: &G, drafts: &mut [Draft], most: u64) {
+pub(super) fn set_serving(drafts: &mut [Draft], most: u64) {
     for index in 0..drafts.len() {
-        let nearest = by_distance(memory, drafts[index].id, drafts.len());
-        let serving = nearest.iter().copied().find(|node| drafts[node.index()].free > most);
+        let serving = drafts[index].nearest.iter().copied().find(|node| drafts[node.index()].free > most);
         drafts[index].serving = serving.unwrap_or(drafts[index].id);
     }
 }
@@ -61,14 +59,8 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Creates the node of a draft, of `count`; the machine has `total` frames.
-pub(in crate::frames) fn node<G: BootMemory>(
-    memory: &G,
-    config: &FramesConfig,
-    draft: &Draft,
-    count: usize,
-    total: u64,
-) -> Node {
+/// Creates the node of a draft; the machine has `total` frames.
+pub(in crate::frames) fn node(config: &FramesConfig, draft: &Draft, total: u64) -> Node {
     let mut zones = Zone::ALL.map(|zone| {
         let first = draft.regions.partition_point(|region| region.zone < zone);
         let end = draft.regions.partition_point(|region| region.zone <= zone);
@@ -78,10 +70,7 @@ pub(in crate::frames) fn node<G: BootMemory>(
     });
     let [dma, higher @ ..] = &mut zones;
     dma.cached = higher.iter().all(|zone| zone.managed == 0);
-    let mut nearest = [NodeId::ZERO; MAX_NODES];
-    for (slot, node) in nearest.iter_mut().zip(by_distance(memory, draft.id, count)) {
-        *slot = node;
-    }
     let zeroed = ZeroedPool::new(draft.pool.0, draft.pool.1);
-    Node { id: draft.id, zones, nearest, count, weight: draft.weight, counters: NodeCounters::new(), zeroed }
+    let (nearest, weight) = (draft.nearest, draft.weight);
+    Node { id: draft.id, zones, nearest, weight, counters: NodeCounters::new(), zeroed }
 }

@@ -11,6 +11,20 @@ use crate::frames::region::{BLOCK, BlockIndex, Region};
 use crate::frames::types::{MagazineStats, NodeStats, Pressure, Zone, ZoneStats};
 
 impl<P: Platform> Frames<P> {
+    /// Returns the number of nodes, numbered from 0: those of the ground. Returns 0 before [`Frames::init`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// assert_eq!(frames.node_count(), 1);
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn node_count(&self) -> usize {
+        self.state().map_or(0, |state| state.nodes().count())
+    }
+
     /// Returns one node's memory and counters, or `None` if the machine has no such node. Exact
     /// only without concurrent allocations.
     ///

@@ -83,14 +83,13 @@ impl<P: Platform> Frames<P> {
             }
         }
         // Magazines fill again by the next allocation, so their frames are no progress.
-        let nodes_there = nodes.iter().filter_map(|node| state.node(node));
-        let mut progress: u64 = nodes_there.map(|node| self.spill_zeroed(state, node)).sum();
-        while !state.is_relieved(nodes)
+        let mut progress: u64 = state.members(&nodes).map(|node| self.spill_zeroed(state, node)).sum();
+        while !state.is_relieved(&nodes)
             && let Some(freed) = more()
         {
             progress += freed;
         }
-        for (zone, free) in state.zones_of(nodes) {
+        for (zone, free) in state.zones_of(&nodes) {
             let low = zone.watermarks.low;
             let in_vain = progress == 0 && free < low as i64;
             let alarm = if in_vain { free.max(0) as u64 / 2 } else { low };

@@ -3,8 +3,8 @@
 pub(super) mod turns;
 pub(super) mod zeroed_pool;
 
+use topomem_percpu::NodeId;
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use topomem_percpu::{MAX_NODES, NodeId};
 
 use crate::frames::region::Region;
 use crate::frames::types::{Watermarks, Zone};
@@ -101,9 +101,8 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     /// By [`Zone::index`].
     pub(crate) zones: [NodeZone; Zone::COUNT],
-    /// Every node by distance, the node itself first; `count` nodes.
-    pub(super) nearest: [NodeId; MAX_NODES],
-    pub(super) count: usize,
+    /// Every node by distance, the node itself first.
+    pub(super) nearest: &'static [NodeId],
     /// The node's share in weighted interleaving, at least 1.
     pub(crate) weight: u64,
     pub(crate) counters: NodeCounters,
@@ -118,7 +117,7 @@ impl Node {
 
     /// Returns every node by distance, the node itself first.
     pub(crate) fn nearest(&self) -> &[NodeId] {
-        &self.nearest[..self.count]
+        self.nearest
     }
 }
 

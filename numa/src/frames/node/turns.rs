@@ -57,8 +57,9 @@ impl Turns {
 
 impl NodeSet {
     /// Returns a number with high bits that differ from set to set, and from round to round.
-    fn spread(self, round: u64) -> u64 {
-        (self.bits() ^ round.wrapping_mul(GOLDEN)).wrapping_mul(GOLDEN)
+    fn spread(&self, round: u64) -> u64 {
+        let words = self.words().iter().filter(|&&word| word != 0);
+        words.fold(round.wrapping_mul(GOLDEN), |spread, &word| (word ^ spread).wrapping_mul(GOLDEN))
     }
 }
 

@@ -7,7 +7,7 @@ pub(super) mod plan;
 mod reserve;
 pub(super) mod waiters;
 
-use topomem_percpu::{CpuId, MAX_NODES, NodeId};
+use topomem_percpu::{CpuId, NodeId};
 
 use crate::frames::magazine::{Checked, Magazine};
 use crate::frames::node::turns::Turns;
@@ -22,12 +22,11 @@ use reserve::PressureNotes;
 /// The built allocator: nodes, regions, and a magazine for each CPU of the topology.
 #[derive(Debug)]
 pub(crate) struct AllocatorState {
-    /// By number; the first `node_count` entries count, and the entries behind repeat the first.
-    nodes: [&'static Node; MAX_NODES],
-    node_count: usize,
+    /// By number.
+    nodes: &'static [&'static Node],
     pub(super) directory: Directory,
     /// By node.
-    pub(super) magazines: [&'static [Magazine]; MAX_NODES],
+    pub(super) magazines: &'static [&'static [Magazine]],
     pub(super) cpu_nodes: CpuNodes,
     /// The turns of interleaving of offline CPUs. Online CPUs have turns in their magazines.
     turns: Turns,
@@ -85,8 +84,10 @@ pub struct Metadata {
 
 /// The parts of an [`AllocatorState`].
 pub(in crate::frames) struct Parts {
-    /// The number of nodes, at least one.
-    pub(in crate::frames) node_count: usize,
+    /// By number, at least one.
+    pub(in crate::frames) nodes: &'static [&'static Node],
+    /// By node.
+    pub(in crate::frames) magazines: &'static [&'static [Magazine]],
     /// The nodes of each CPU of the topology.
     pub(in crate::frames) cpu_nodes: CpuNodes,
     pub(in crate::frames) directory: Directory,
@@ -102,18 +103,13 @@ impl AllocatorState {
         self.directory.region_of(frame)
     }
 
-    /// Puts the parts together, with each node and the node's magazines, both returned by `node` by number.
-    pub(in crate::frames) fn new(
-        parts: Parts,
-        node: impl Fn(usize) -> (&'static Node, &'static [Magazine]),
-    ) -> AllocatorState {
-        let Parts { node_count, cpu_nodes, directory, checked, zeroing, metadata } = parts;
-        let built = |index: usize| if index < node_count { index } else { 0 };
+    /// Puts the parts together.
+    pub(in crate::frames) fn new(parts: Parts) -> AllocatorState {
+        let Parts { nodes, magazines, cpu_nodes, directory, checked, zeroing, metadata } = parts;
         AllocatorState {
-            nodes: core::array::from_fn(|index| node(built(index)).0),
-            node_count,
+            nodes,
             directory,
-            magazines: core::array::from_fn(|index| if index < node_count { node(index).1 } else { &[] }),
+            magazines,
             cpu_nodes,
             turns: Turns::new(),
             pressure: PressureNotes::new(),
@@ -125,12 +121,12 @@ impl AllocatorState {
     }
 
     pub(crate) fn node(&self, node: NodeId) -> Option<&'static Node> {
-        (node.index() < self.node_count).then(|| self.nodes[node.index()])
+        self.nodes.get(node.index()).copied()
     }
 
     /// Every node, by number.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &'static Node> {
-        self.nodes[..self.node_count].iter().copied()
+        self.nodes.iter().copied()
     }
 
     pub(crate) fn zone_of(&self, region: &Region) -> &'static NodeZone {

@@ -7,54 +7,57 @@ use crate::frames::magazine::Magazine;
 use crate::frames::magazine::table::MagazineTable;
 use crate::frames::node::Node;
 use crate::frames::node::turns::Turns;
-use crate::frames::types::{FrameRequest, InvalidRequest, NodeSet, Policy, Zone};
+use crate::frames::types::{Allowed, FrameRequest, InvalidRequest, NodeSet, Policy, Zone};
 
 /// Where a request may be served: nearest to `origin` first, within `allowed`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct Plan<'r> {
     /// The preferred node.
     pub(crate) start: NodeId,
     /// The node for distances.
     pub(crate) origin: NodeId,
-    pub(crate) allowed: NodeSet,
+    pub(in crate::frames) allowed: Allowed<'r>,
 }
 
 impl AllocatorState {
     /// Returns the plan of a request of `cpu`. An interleaved request takes a turn of the CPU's magazine in
     /// `magazines`.
-    pub(crate) fn plan(
+    pub(crate) fn plan<'r>(
         &self,
         cpu: CpuId,
-        request: &FrameRequest,
+        request: &'r FrameRequest,
         magazines: &MagazineTable,
-    ) -> Result<Plan, InvalidRequest> {
+    ) -> Result<Plan<'r>, InvalidRequest> {
         let turns = || magazines.get(cpu).map_or(&self.turns, Magazine::turns);
         let near = request.node.unwrap_or(self.cpu_nodes.of(cpu).home);
         let known = |node: NodeId| self.node(node).ok_or(InvalidRequest::UnknownNode(node));
-        let members = |set: NodeSet| {
-            let members: NodeSet = set.iter().filter(|node| self.node(*node).is_some()).collect();
-            if members.is_empty() { Err(InvalidRequest::NoNode) } else { Ok(members) }
-        };
+        let any = Allowed::All;
         let nearest = known(near)?.nearest();
         let plan = |start, allowed| Plan { start, origin: start, allowed };
-        Ok(match request.policy {
-            Policy::Local => plan(near, NodeSet::ALL),
+        Ok(match &request.policy {
+            Policy::Local => plan(near, any),
             Policy::Preferred(node) => {
-                known(node)?;
-                plan(node, NodeSet::ALL)
+                known(*node)?;
+                plan(*node, any)
             }
             Policy::Bind(set) => {
-                let set = members(set)?;
                 let first = nearest.iter().copied().find(|&node| set.contains(node));
+                let start = first.ok_or(InvalidRequest::NoNode)?;
                 // Not the first node's distances: the first node may not reach every node within reach of the
                 // requester.
-                Plan { start: first.ok_or(InvalidRequest::NoNode)?, origin: near, allowed: set }
+                Plan { start, origin: near, allowed: Allowed::Of(set) }
             }
-            Policy::Interleave(set) => plan(self.turn(turns(), request, members(set)?, |_| 1), NodeSet::ALL),
+            Policy::Interleave(set) => plan(self.turn(turns(), request, set, |_| 1)?, any),
             Policy::WeightedInterleave(set) => {
-                plan(self.turn(turns(), request, members(set)?, |node| node.weight), NodeSet::ALL)
+                plan(self.turn(turns(), request, set, |node| node.weight)?, any)
             }
         })
+    }
+
+    /// Returns the existing nodes of `set`.
+    pub(in crate::frames) fn members(&self, set: &NodeSet) -> impl Iterator<Item = &'static Node> + Clone {
+        // Nodes are numbered densely, and members come in order: behind the first missing node, all are missing.
+        set.iter().map_while(|id| self.node(id))
     }
 
     /// Returns the next node in turn among the nodes of `set` with memory for the request, by weight,
@@ -63,13 +66,13 @@ impl AllocatorState {
         &self,
         turns: &Turns,
         request: &FrameRequest,
-        set: NodeSet,
+        set: &NodeSet,
         weight: impl Fn(&Node) -> u64 + Clone,
-    ) -> NodeId {
-        let nodes = set.iter().filter_map(|id| self.node(id));
-        let serving = nodes.filter(|node| self.may_ever_serve(node, request));
+    ) -> Result<NodeId, InvalidRequest> {
+        let serving = self.members(set).filter(|node| self.may_ever_serve(node, request));
         let next = turns.next(serving.map(|node| (node.id, weight(node))));
-        next.or_else(|| set.iter().next()).unwrap_or(NodeId::ZERO)
+        let first = || self.members(set).next().map(|node| node.id);
+        next.or_else(first).ok_or(InvalidRequest::NoNode)
     }
 
     /// Returns true if the node has memory, free or not, in the request's zones and below its

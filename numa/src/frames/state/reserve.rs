@@ -5,27 +5,39 @@ use topomem_percpu::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::AllocatorState;
 use crate::frames::node::{Node, NodeZone};
-use crate::frames::types::{FrameRequest, NodeSet, Watermarks, Zone};
+use crate::frames::types::{FrameRequest, NodeSet, WORDS, Watermarks, Zone, place};
 
 /// The nodes under pressure.
+///
+/// A hint, so Relaxed except between the two kinds of words: a reclaim counts free frames again.
 #[derive(Debug)]
 pub(in crate::frames) struct PressureNotes {
     /// A bit for each node.
-    nodes: AtomicU64,
+    nodes: [AtomicU64; WORDS],
+    /// A bit for each word of `nodes` in which a bit was set since the word was last taken.
+    words: AtomicU64,
     /// Set if a node was noted since the last [`PressureNotes::take_due`].
     due: AtomicBool,
 }
 
+const _: () = assert!(WORDS <= 64);
+
 impl PressureNotes {
     pub(in crate::frames) fn new() -> PressureNotes {
-        PressureNotes { nodes: AtomicU64::new(0), due: AtomicBool::new(false) }
+        PressureNotes {
+            nodes: core::array::from_fn(|_| AtomicU64::new(0)),
+            words: AtomicU64::new(0),
+            due: AtomicBool::new(false),
+        }
     }
 
     fn note(&self, node: NodeId) {
-        let bit = NodeSet::of(node).bits();
-        // Relaxed: a hint; a reclaim counts free frames again.
-        if self.nodes.load(Ordering::Relaxed) & bit == 0 {
-            self.nodes.fetch_or(bit, Ordering::Relaxed);
+        let (word, bit) = place(node);
+        if self.nodes[word].load(Ordering::Relaxed) & bit == 0 {
+            self.nodes[word].fetch_or(bit, Ordering::Relaxed);
+            // Release pairs with the Acquire in `take`: a reader of the word's bit takes the node's, too. Otherwise
+            // the node's bit would stay, and the node would never be noted again.
+            self.words.fetch_or(1 << word, Ordering::Release);
             self.due.store(true, Ordering::Relaxed);
         }
     }
@@ -45,11 +57,21 @@ impl PressureNotes {
     }
 
     pub(in crate::frames) fn any(&self) -> bool {
-        self.nodes.load(Ordering::Relaxed) != 0
+        self.words.load(Ordering::Relaxed) != 0
     }
 
     pub(in crate::frames) fn take(&self) -> NodeSet {
-        if self.any() { NodeSet::from_bits(self.nodes.swap(0, Ordering::Relaxed)) } else { NodeSet::EMPTY }
+        if !self.any() {
+            return NodeSet::EMPTY;
+        }
+        let words = self.words.swap(0, Ordering::Acquire);
+        let mut taken = [0; WORDS];
+        for (index, (taken, word)) in taken.iter_mut().zip(&self.nodes).enumerate() {
+            if words & 1 << index != 0 {
+                *taken = word.swap(0, Ordering::Relaxed);
+            }
+        }
+        NodeSet::from_words(&taken).unwrap_or_default()
     }
 }
 
@@ -122,10 +144,9 @@ impl AllocatorState {
     /// Returns the populated zones of `nodes`, each with the number of free frames.
     pub(in crate::frames) fn zones_of(
         &self,
-        nodes: NodeSet,
+        nodes: &NodeSet,
     ) -> impl Iterator<Item = (&'static NodeZone, i64)> {
-        let nodes = nodes.iter().filter_map(|id| self.node(id));
-        nodes.flat_map(move |node| {
+        self.members(nodes).flat_map(move |node| {
             let zones =
                 Zone::ALL.into_iter().map(move |zone| (&node.zones[zone.index()], self.free_now(node, zone)));
             zones.filter(|(zone, _)| zone.managed > 0)
@@ -133,7 +154,7 @@ impl AllocatorState {
     }
 
     /// Returns whether all zones of `nodes` are back at their high watermarks.
-    pub(in crate::frames) fn is_relieved(&self, nodes: NodeSet) -> bool {
+    pub(in crate::frames) fn is_relieved(&self, nodes: &NodeSet) -> bool {
         self.zones_of(nodes).all(|(zone, free)| free >= zone.watermarks.high as i64)
     }
 }

@@ -3,6 +3,7 @@
 mod config;
 mod error;
 mod frame_number;
+mod node_set;
 mod policy;
 mod request;
 mod stats;
@@ -10,10 +11,12 @@ mod zone;
 
 pub use config::{DoubleFrees, FramesConfig, PerFrameTable, ZeroedFrames, Zeroing, ZoneWatermarks};
 pub use error::{AllocError, FreeError, InitError, InvalidRequest, Obstacle, OnlineError};
-pub use policy::{NodeSet, Policy};
+pub use node_set::NodeSet;
+pub use policy::Policy;
 pub use request::FrameRequest;
 pub use stats::{MagazineStats, NodeStats, Totals, ZeroedStats, ZoneStats};
 pub use zone::{Pressure, Watermarks, Zone, ZoneLimits};
 
 pub(super) use frame_number::{frame, number};
+pub(super) use node_set::{Allowed, WORDS, place};
 pub(super) use request::Caller;

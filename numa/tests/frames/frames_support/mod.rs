@@ -114,7 +114,9 @@ impl Machine {
     pub(crate) fn frames(mut self, config: &FramesConfig) -> &'static Frames<Host> {
         let end = self.ranges.iter().map(|range| range.1).max().unwrap();
         // Bookkeeping lies behind all memory, so that the tests know exactly what is free.
-        let host = Host::with(end + 4 * MIB + end / 256);
+        let nodes =
+            1 + self.ranges.iter().map(|range| range.2).chain(self.cpus.iter().copied()).max().unwrap();
+        let host = Host::with(end + 4 * MIB + end / 256 + nodes as u64 * MIB / 16);
         let mut boot_memory = Placed { machine: &mut self, next: end };
         build(host, &mut boot_memory, config)
     }

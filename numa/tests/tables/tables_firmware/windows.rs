@@ -67,8 +67,10 @@ fn more_windows_than_nodes() {
     let (topology, said) = machine.tables().discover(0);
     check_shape(&topology);
     assert_eq!(topology.node_count(), 64);
-    let left_out =
-        |window: u64| Diagnostic::TooManyWindows(range((64 + 2 * window) * GIB, (65 + 2 * window) * GIB));
+    let left_out = |window: u64| Diagnostic::TooManyWindows {
+        window: range((64 + 2 * window) * GIB, (65 + 2 * window) * GIB),
+        most: 64,
+    };
     assert_eq!(said, [left_out(62), left_out(63)]);
 }
 

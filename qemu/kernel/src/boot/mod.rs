@@ -126,13 +126,6 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<PreparedBoot, BootError> {
     log!("TLB: {}", tlb::features());
     let boot_cpu = ApicId(features::apic_id());
     let (firmware_tables, truth) = told(&start_info, boot_cpu)?;
-    let service = SERVICE.boot().map_err(BootError::Service)?;
-    let discovered = service.discover(&firmware_tables, boot_cpu, &mut |diagnostic| {
-        log!("firmware tables: {diagnostic}");
-    });
-    let topology = discovered.topology();
-    apic::choose_logical(topology.cpus().len());
-
     let leaves = tables.leaves();
     log!(
         "first page tables: {}, with {} leaves of 1 GiB, {} of 2 MiB and {} of 4 KiB",
@@ -153,6 +146,12 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<PreparedBoot, BootError> {
             format_args!("at or above {:#x}", limit.as_u64()),
         );
     }
+    let service = SERVICE.boot().map_err(BootError::Service)?;
+    let discovered = service.discover_in(memory_map, &firmware_tables, boot_cpu, &mut |diagnostic| {
+        log!("firmware tables: {diagnostic}");
+    });
+    let topology = discovered.topology();
+    apic::choose_logical(topology.cpus().len());
     let mut memory = BootAllocator::new(memory_map, topology);
     let mut areas = Areas::new();
     for entry in topology.cpus() {

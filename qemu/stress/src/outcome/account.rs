@@ -1,16 +1,18 @@
 //! Frames before and after: is everything back that was given out?
 
-use topomem::numa::MAX_NODES;
 use topomem::percpu::SizeClass;
 use topomem::{CpuPin, Machine, MemoryService, NodeId};
 
 use crate::Text;
 use crate::{Failure, Rig, Run};
 
+/// How many nodes are counted apart: as many as QEMU gives a machine. Nodes that far apart are counted together.
+pub const COUNTED_NODES: usize = 128;
+
 /// Where a machine's frames are while nobody works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Account {
-    free: [u64; MAX_NODES],
+    free: [u64; COUNTED_NODES],
     /// Frames that the heap holds, on whichever node: for objects, and for its record of runs.
     heap: u64,
     /// Objects in the heap that somebody holds.
@@ -43,10 +45,10 @@ impl Account {
     /// The account of `nodes` now. It is exact once [`drain`] has been called on each CPU, and nothing has
     /// retired.
     pub fn of<M: Machine>(service: &MemoryService<M>, nodes: impl Iterator<Item = NodeId>) -> Account {
-        let mut free = [0; MAX_NODES];
+        let mut free = [0; COUNTED_NODES];
         for node in nodes {
             let stats = service.frames().stats(node);
-            free[node.index()] = stats.map_or(0, |stats| stats.all_free() + stats.retired());
+            free[node.index() % COUNTED_NODES] += stats.map_or(0, |stats| stats.all_free() + stats.retired());
         }
         let (mut bytes, mut objects) = (0, 0);
         if let Some(heap) = service.heap().map(|heap| heap.heap()) {
@@ -75,7 +77,8 @@ impl Account {
             return;
         }
         for node in nodes {
-            let (before, after) = (self.free[node.index()], after.free[node.index()]);
+            let (before, after) =
+                (self.free[node.index() % COUNTED_NODES], after.free[node.index() % COUNTED_NODES]);
             if before != after {
                 found(Failure::LostFrames { node, before, after });
             }

@@ -64,7 +64,8 @@ fn discover(input: &Input) -> Result<Discovery, FirmwareError> {
     let mut topology = Box::new(Topology::new());
     let mut diagnostics = Vec::new();
     let boot = boot_cpu(tables.madt).unwrap_or(ApicId(0));
-    topology.discover(&tables, boot, &mut |diagnostic| diagnostics.push(diagnostic));
+    let memory = |words| Some(Box::leak(Box::new_uninit_slice(words)));
+    topology.discover_with(memory, &tables, boot, &mut |diagnostic| diagnostics.push(diagnostic));
     let mut free = None;
     if !input.usable.is_empty() {
         let mut map = Box::new(MemoryMap::new());

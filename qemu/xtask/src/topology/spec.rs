@@ -10,8 +10,8 @@ pub(crate) type NodeIndex = usize;
 pub(crate) const MAX_CPUS: u32 = 1024;
 /// An xAPIC message can name no more: 255 means all.
 pub(crate) const MAX_XAPIC_CPUS: u32 = 255;
-/// What topomem supports.
-pub(crate) const MAX_NODES: usize = 64;
+/// What QEMU supports.
+pub(crate) const MAX_NODES: usize = 128;
 /// Distance of a node to itself, by the ACPI specification.
 pub(crate) const LOCAL_DISTANCE: u8 = 10;
 /// Distance between two nodes that nobody gave one.

@@ -43,7 +43,7 @@ fn spreads_cpus_and_memory_evenly() {
 #[test]
 fn refuses_options_that_make_no_machine() {
     assert_eq!(options("--nodes 0"), Err(SpecError::NodeCount(0)));
-    assert_eq!(options("--nodes 65"), Err(SpecError::NodeCount(65)));
+    assert_eq!(options("--nodes 129"), Err(SpecError::NodeCount(129)));
     assert_eq!(options("--cpus 0"), Err(SpecError::CpuCount(0)));
     assert_eq!(options(&format!("--cpus {}", MAX_CPUS + 1)), Err(SpecError::CpuCount(MAX_CPUS + 1)));
     assert_eq!(options("--memory 16M"), Err(SpecError::TooLittleMemory(Size::from_mib(16))));

@@ -5,8 +5,9 @@ use alloc::vec::Vec;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use topomem::percpu::{MAX_NODES, SizeClass};
+use topomem::percpu::SizeClass;
 use topomem::{CpuId, NodeId, Platform, Topology};
+use topomem_stress::COUNTED_NODES;
 
 use super::super::failure;
 use super::super::memory_back::{Look, account, is_back, meet};
@@ -116,11 +117,11 @@ fn allocate_on(node: NodeId, topology: &Topology, held: &mut Held) {
 }
 
 /// The objects of each node that are in no slab or depot of it.
-fn objects_out(topology: &Topology) -> [u64; MAX_NODES] {
-    let mut out = [0; MAX_NODES];
+fn objects_out(topology: &Topology) -> [u64; COUNTED_NODES] {
+    let mut out = [0; COUNTED_NODES];
     for node in topology.nodes() {
         let of_class = |class| HEAP.heap().node_class_stats(node, class).map_or(0, |stats| stats.out);
-        out[node.index()] = SizeClass::all().map(of_class).sum();
+        out[node.index() % COUNTED_NODES] += SizeClass::all().map(of_class).sum::<u64>();
     }
     out
 }

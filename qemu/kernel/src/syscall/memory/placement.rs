@@ -31,6 +31,8 @@ const MPOL_MF_MOVE_ALL: u32 = 1 << 2;
 const AT_ONCE: usize = 16;
 /// The most bits of a mask of nodes: a page's.
 const MOST_BITS: u64 = 4096 * 8;
+/// How many words a set of nodes has.
+const WORDS: usize = NodeSet::EMPTY.words().len();
 
 /// The nodes that have memory.
 fn nodes_with_memory() -> NodeSet {
@@ -47,28 +49,29 @@ async fn read_nodes(task: &Task, from: u64, bits: u64) -> Result<NodeSet, Errno>
     if bits > MOST_BITS {
         return Err(Errno::INVALID);
     }
-    let mut nodes = 0;
+    let mut nodes = [0; WORDS];
     for at in (0..bits).step_by(64) {
         let [word]: [u64; 1] = task.memory().read_words(from.wrapping_add(at / 8)).await?;
         let word = if bits - at < 64 { word & ((1 << (bits - at)) - 1) } else { word };
-        match at {
-            0 => nodes = word,
+        match nodes.get_mut(at as usize / 64) {
+            Some(nodes) => *nodes = word,
             // There are no such nodes.
-            _ if word != 0 => return Err(Errno::INVALID),
-            _ => {}
+            None if word != 0 => return Err(Errno::INVALID),
+            None => {}
         }
     }
-    Ok(NodeSet::from_bits(nodes))
+    NodeSet::from_words(&nodes).ok_or(Errno::INVALID)
 }
 
 /// Writes a mask of one bit less than `bits` to `to`.
 async fn write_nodes(task: &Task, to: u64, bits: u64, nodes: NodeSet) -> Result<(), Errno> {
     let bits = bits.saturating_sub(1);
-    if bits > MOST_BITS || bits < 64 - u64::from(nodes_with_memory().bits().leading_zeros()) {
+    let needed = nodes_with_memory().iter().last().map_or(0, |last| last.index() as u64 + 1);
+    if bits > MOST_BITS || bits < needed {
         return Err(Errno::INVALID);
     }
     for at in (0..bits).step_by(64) {
-        let word = if at == 0 { nodes.bits() } else { 0 };
+        let word = nodes.words().get(at as usize / 64).copied().unwrap_or(0);
         task.memory().write_words(to.wrapping_add(at / 8), [word]).await?;
     }
     Ok(())
@@ -77,7 +80,7 @@ async fn write_nodes(task: &Task, to: u64, bits: u64, nodes: NodeSet) -> Result<
 /// The policy that `mode` names with `nodes`; `None` for the default.
 fn policy(mode: u64, nodes: NodeSet) -> Result<Option<Policy>, Errno> {
     let mode = mode as u32 & !MPOL_F_STATIC_NODES;
-    let usable = nodes.intersection(nodes_with_memory());
+    let usable = nodes.intersection(&nodes_with_memory());
     let policy = match mode {
         MPOL_DEFAULT | MPOL_LOCAL if !nodes.is_empty() => return Err(Errno::INVALID),
         MPOL_DEFAULT => return Ok(None),
@@ -221,7 +224,7 @@ pub(in crate::syscall) async fn move_between(
 ) -> Answer {
     check_process(task, process)?;
     let from = read_nodes(task, from, bits).await?;
-    let to = read_nodes(task, to, bits).await?.intersection(nodes_with_memory());
+    let to = read_nodes(task, to, bits).await?.intersection(&nodes_with_memory());
     if to.is_empty() {
         return Err(Errno::INVALID);
     }

@@ -1,0 +1,250 @@
+//! Memory for a topology of more nodes or ranges than are built in, sized by what firmware reports.
+
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+
+use topomem_percpu::{MAX_NODES, NodeId, Platform};
+
+use super::performance::{FiguresPlace, NodeCache};
+use super::report::Report;
+use super::{ApicId, Distance, MemoryKind, NodeRange, Topology, list, square};
+use crate::memory::FRAME_SIZE;
+use crate::tables::{Cedt, Diagnostic, FirmwareTables, Srat, SratEntry};
+use crate::{BootAllocator, MemoryMap, MemoryRange};
+
+/// The room for a machine beyond what is built in; zeros where what is built in does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Extent {
+    nodes: usize,
+    ranges: usize,
+}
+
+/// What is in a range that is not in use yet.
+const VACANT: NodeRange =
+    NodeRange { range: MemoryRange::EVERYTHING, node: NodeId::ZERO, kind: MemoryKind::Conventional };
+
+impl Extent {
+    /// Returns the words of all tables.
+    fn words(self) -> usize {
+        let Extent { nodes, ranges } = self;
+        let pair = size_of::<Distance>() + size_of::<NodeId>() + 2 * size_of::<u32>();
+        let of_nodes = nodes * nodes * pair + nodes * size_of::<NodeCache>();
+        let bytes = of_nodes + ranges * (size_of::<NodeRange>() + size_of::<u64>());
+        // Each of the seven tables may begin up to a word later than the one before it ends.
+        bytes.div_ceil(size_of::<u64>()) + 7
+    }
+}
+
+/// Memory that is cut into tables.
+struct Cutter {
+    next: NonNull<u8>,
+    left: usize,
+}
+
+impl Cutter {
+    fn new(memory: &'static mut [MaybeUninit<u64>]) -> Cutter {
+        Cutter { left: size_of_val::<[_]>(memory), next: NonNull::from(memory).cast() }
+    }
+
+    /// Cuts off a table of `count` values equal to `value`; without room, an empty one.
+    fn table<T: Copy>(&mut self, count: usize, value: T) -> &'static mut [T] {
+        let skipped = self.next.as_ptr().align_offset(align_of::<T>());
+        let bytes = count * size_of::<T>();
+        let Some(left) = self.left.checked_sub(skipped.saturating_add(bytes)) else { return &mut [] };
+        // SAFETY: so many bytes are left.
+        let first = unsafe { self.next.add(skipped) }.cast::<T>();
+        for index in 0..count {
+            // SAFETY: the memory is ours for good, aligned, and has room for `count` values.
+            unsafe { first.add(index).write(value) };
+        }
+        // SAFETY: as above.
+        self.next = unsafe { first.add(count) }.cast();
+        self.left = left;
+        // SAFETY: all values were just written, and the memory is cut off once.
+        unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), count) }
+    }
+}
+
+impl Topology {
+    /// Returns how many nodes there is room for.
+    pub(super) fn node_room(&self) -> usize {
+        self.far_nodes.max(square::BUILT_IN)
+    }
+
+    /// Replaces the topology by that of `tables`, as [`Topology::discover`] does, and takes memory from `map` if the
+    /// machine has more than 64 nodes or may have more than 256 ranges: up to
+    /// [`MAX_NODES`](topomem_percpu::MAX_NODES) nodes, and any number of ranges. The memory is reserved in the map for
+    /// good, as "boot allocations". Machines that are described without it take none.
+    ///
+    /// `platform` shows where `map`'s memory is mapped. Two passes over the tables: the first counts, the second
+    /// describes. If `map` has no such memory in one piece, what finds no room is reported, and is node 0's.
+    ///
+    /// Cost: 11 bytes for each pair of nodes, 32 for each range. [`Topology::discover`]'s time, and about the square of
+    /// the number of nodes, times its logarithm.
+    ///
+    /// ```
+    /// # use std::ptr::NonNull;
+    /// use topomem_numa::{ApicId, FirmwareTables, MemoryMap, Topology};
+    /// # use topomem_numa::{CpuId, PhysAddr, Platform};
+    /// # struct Kernel;
+    /// # unsafe impl Platform for Kernel {
+    /// #     fn current_cpu(&self) -> CpuId { CpuId::BOOT }
+    /// #     fn phys_to_virt(&self, _: PhysAddr) -> NonNull<u8> { NonNull::dangling() }
+    /// # }
+    ///
+    /// let (mut map, mut topology) = (Box::new(MemoryMap::new()), Box::new(Topology::new()));
+    /// let tables = FirmwareTables::default();
+    /// topology.discover_in(&Kernel, &mut map, &tables, ApicId(0), &mut |diagnostic| println!("{diagnostic}"));
+    /// assert_eq!(topology.node_count(), 1);
+    /// ```
+    pub fn discover_in<P: Platform>(
+        &mut self,
+        platform: &P,
+        map: &mut MemoryMap,
+        tables: &FirmwareTables<'_>,
+        boot: ApicId,
+        diagnostics: &mut dyn FnMut(Diagnostic),
+    ) {
+        let extent = self.extent_of(tables);
+        if extent != Extent::default() {
+            // All memory is node 0's as yet.
+            self.reset();
+            let bytes = extent.words() * size_of::<u64>();
+            if let Ok(start) = BootAllocator::new(map, self).alloc(bytes as u64, FRAME_SIZE, NodeId::ZERO) {
+                let place = platform.phys_to_virt(start).cast::<MaybeUninit<u64>>();
+                // SAFETY: by `Platform` and the map, the memory is RAM, mapped for good; the allocator reserved it just
+                // now.
+                let memory = unsafe { core::slice::from_raw_parts_mut(place.as_ptr(), extent.words()) };
+                self.make_room(extent, Cutter::new(memory));
+            }
+        }
+        self.discover(tables, boot, diagnostics);
+    }
+
+    /// Discovers as [`Topology::discover_in`] does, with memory that `memory` returns: it is called at most once, with
+    /// the number of words that are needed. Returns `None` if there is no such memory.
+    ///
+    /// ```
+    /// use topomem_numa::{ApicId, FirmwareTables, Topology};
+    ///
+    /// let mut topology = Box::new(Topology::new());
+    /// let memory = |words| Some(Box::leak(Box::new_uninit_slice(words)));
+    /// topology.discover_with(memory, &FirmwareTables::default(), ApicId(0), &mut |diagnostic| println!("{diagnostic}"));
+    /// assert_eq!(topology.node_count(), 1);
+    /// ```
+    pub fn discover_with(
+        &mut self,
+        memory: impl FnOnce(usize) -> Option<&'static mut [MaybeUninit<u64>]>,
+        tables: &FirmwareTables<'_>,
+        boot: ApicId,
+        diagnostics: &mut dyn FnMut(Diagnostic),
+    ) {
+        let extent = self.extent_of(tables);
+        if extent != Extent::default()
+            && let Some(memory) = memory(extent.words()).filter(|memory| memory.len() >= extent.words())
+        {
+            self.make_room(extent, Cutter::new(memory));
+        }
+        self.discover(tables, boot, diagnostics);
+    }
+
+    /// Counts what `tables` may need beyond the room that there is.
+    fn extent_of(&mut self, tables: &FirmwareTables<'_>) -> Extent {
+        let srat = tables.srat.and_then(|bytes| Srat::parse(bytes).ok());
+        let cedt = tables.cedt.and_then(|bytes| Cedt::parse(bytes).ok());
+        let windows = cedt.map_or(0, |cedt| cedt.entries().count());
+        let (mut domains, mut memory) = (0, 0);
+        if let Some(srat) = srat {
+            self.proximity.clear();
+            // The domains are counted in their place; the second pass says what is wrong with them.
+            self.add_domains(&srat, MAX_NODES, &mut Report::new(&mut |_| {}));
+            domains = self.proximity.len();
+            self.proximity.clear();
+            memory = srat.entries().filter(|entry| matches!(entry, Ok(SratEntry::Memory(_)))).count();
+        }
+        let nodes = (domains + windows).min(MAX_NODES);
+        // A stated range cuts another in two at most, and a window fills a gap behind each range at most.
+        let ranges = 2 * (memory + windows) + memory + windows + 1;
+        Extent {
+            nodes: if nodes > self.node_room() { nodes } else { 0 },
+            ranges: if ranges > self.ranges.room().max(list::BUILT_IN) { ranges } else { 0 },
+        }
+    }
+
+    /// Uses `memory`, which has room for it, for tables of that extent.
+    fn make_room(&mut self, extent: Extent, mut memory: Cutter) {
+        let Extent { nodes, ranges } = extent;
+        if nodes > 0 {
+            let figures = FiguresPlace {
+                picoseconds: memory.table(nodes * nodes, 0),
+                megabytes_per_second: memory.table(nodes * nodes, 0),
+                caches: memory.table(nodes, NodeCache::NONE),
+            };
+            self.performance.move_to(figures, nodes);
+            self.distances.move_to(memory.table(nodes * nodes, Distance::NONE), nodes);
+            self.nearest.move_to(memory.table(nodes * nodes, NodeId::ZERO), nodes);
+            self.far_nodes = nodes;
+        }
+        if ranges > 0 {
+            let (stated, places) = (memory.table(ranges, 0), memory.table(ranges, VACANT));
+            self.ranges.move_to(places, stated);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use topomem_percpu::PhysAddr;
+
+    use super::*;
+
+    /// Returns an SRAT with a range of memory of each domain up to `domains`, of 4 KiB every 8 KiB.
+    fn srat(domains: u32) -> Vec<u8> {
+        let mut table = std::vec![0; 48];
+        table[..4].copy_from_slice(b"SRAT");
+        table[8] = 3;
+        for domain in 0..domains {
+            table.extend([1, 40]);
+            table.extend(domain.to_le_bytes());
+            table.extend([0; 2]);
+            table.extend(((u64::from(domain) + 1) << 13).to_le_bytes());
+            table.extend(4096_u64.to_le_bytes());
+            table.extend([0; 4]);
+            table.extend(1_u32.to_le_bytes());
+            table.extend([0; 8]);
+        }
+        let length = table.len() as u32;
+        table[4..8].copy_from_slice(&length.to_le_bytes());
+        table[9] = table.iter().fold(0_u8, |sum, &byte| sum.wrapping_add(byte)).wrapping_neg();
+        table
+    }
+
+    /// The tables lie in the memory given, one behind the other, and nothing beyond is written.
+    #[test]
+    fn tables_fit_the_memory_given() {
+        let nodes = square::BUILT_IN + 3;
+        let srat = srat(nodes as u32);
+        let tables = FirmwareTables { srat: Some(&srat), ..FirmwareTables::default() };
+        let mut topology = Box::new(Topology::new());
+        let mut said = 0;
+        let memory = |words| Some(Box::leak(Box::new_uninit_slice(words)));
+        topology.discover_with(memory, &tables, ApicId(0), &mut |_| said += 1);
+        // The boot CPU is in no table.
+        assert_eq!((topology.node_count(), said), (nodes, 1));
+        for (index, node) in topology.nodes().enumerate() {
+            assert_eq!(topology.node_of_addr(PhysAddr::new((index as u64 + 1) << 13)), node);
+            assert_eq!(topology.nearest(node).len(), nodes);
+            assert_eq!(topology.nearest(node)[0], node);
+            assert_eq!(topology.distance(node, node), Distance::LOCAL);
+            assert_eq!((topology.latency(node, node), topology.memory_side_cache(node)), (None, None));
+        }
+        // Too little memory is as none.
+        let mut topology = Box::new(Topology::new());
+        let memory = |words| Some(Box::leak(Box::new_uninit_slice(words - 1)));
+        topology.discover_with(memory, &tables, ApicId(0), &mut |_| {});
+        assert_eq!(topology.node_count(), square::BUILT_IN);
+    }
+}
