@@ -23,7 +23,7 @@ use crate::frames::magazine::entry::Entry;
 use crate::frames::magazine::held_words::is_of_words;
 use crate::frames::region::marks::AllocKind;
 use crate::frames::region::shape::Shape;
-use crate::frames::types::{AllocError, FrameRequest, frame};
+use crate::frames::types::{AllocError, Caller, FrameRequest, frame};
 
 impl<P: Platform> Frames<P> {
     /// Allocates one naturally aligned run of frames. Returns its first frame.
@@ -97,22 +97,31 @@ impl<P: Platform> Frames<P> {
         if request.order == Order::FRAME && request.plain && request.zeroed {
             return self.alloc_zeroed_frame(pin);
         }
-        self.alloc_slow_path(pin, *request)
+        if request.plain && !request.zeroed && request.caller == Caller::Single {
+            return self.alloc_plain(pin, request.order);
+        }
+        self.alloc_slow_path(pin, request)
     }
 
-    /// Allocates after a magazine miss. Not inlined, so that hits are inlined; takes the request by
-    /// value, so that a hit need not store it in memory.
+    /// Allocates a plain run of `order` after a magazine miss. Not inlined, so that hits are inlined; does not take the
+    /// request, so that a hit need not store it in memory.
     #[inline(never)]
-    fn alloc_slow_path(&self, pin: &CpuPin, request: FrameRequest) -> Result<PhysFrame, AllocError> {
+    fn alloc_plain(&self, pin: &CpuPin, order: Order) -> Result<PhysFrame, AllocError> {
+        self.alloc_slow_path(pin, &FrameRequest::order(order))
+    }
+
+    /// Allocates after a magazine miss.
+    #[inline(never)]
+    fn alloc_slow_path(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         if request.zeroed {
-            self.alloc_zeroed(pin, &request)
+            self.alloc_zeroed(pin, request)
         } else if request.order == Order::HUGE && request.plain {
             let state = self.state().ok_or(AllocError::NotReady)?;
-            let number = self.alloc_from_nodes(state, pin, &request, Shape::Block(pin.cpu()))?;
+            let number = self.alloc_from_nodes(state, pin, request, Shape::Block(pin.cpu()))?;
             state.record_alloc(number, AllocKind::Aligned(Order::HUGE));
             Ok(frame(number))
         } else {
-            self.alloc_after_miss(pin, &request)
+            self.alloc_after_miss(pin, request)
         }
     }
 
