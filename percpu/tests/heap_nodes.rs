@@ -1,5 +1,7 @@
 //! The heap on machines of many nodes: each object is of its CPU's node, and goes home from any other.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::alloc::Layout;
