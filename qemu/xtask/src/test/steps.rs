@@ -80,8 +80,9 @@ const MACHINES: [&str; 14] = [
 const QUICK_MACHINES: usize = 3;
 
 /// Further scenarios, each on a machine that suits it.
-const SCENARIOS: [(&str, &str); 13] = [
+const SCENARIOS: [(&str, &str); 14] = [
     ("two-nodes", "machine"),
+    ("boot-only/nodes80", "stress"),
     ("boot-only/no-gigabyte-pages", "machine"),
     ("boot-only/memory-900g", "machine"),
     ("tight", "pressure"),
