@@ -11,7 +11,7 @@ use super::arena;
 use super::subject::Subject;
 
 /// A peer, and what the process had of the machine's memory before it was used.
-pub struct Mapped<H> {
+pub(super) struct Mapped<H> {
     heap: H,
     before: Option<u64>,
 }
