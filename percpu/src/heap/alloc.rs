@@ -3,12 +3,12 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::cache::Declined;
 use super::dealloc::object_index;
 #[cfg(feature = "hardening")]
 use super::hardening::Site;
-use super::large::Contents;
 use super::{AllocError, Heap, dangling};
+use crate::heap::cpu::cache::Declined;
+use crate::heap::large::Contents;
 use crate::slab::{CHECKED, Slab, is_aligned_to_words};
 use crate::try_lock::Patience;
 use crate::{CpuPin, MAX_CLASS_SIZE, NodeId, PageSource, Platform, SizeClass, Unavailable};

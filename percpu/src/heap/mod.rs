@@ -29,29 +29,17 @@
 //! holds none of its locks while it calls [`PageSource`] or [`Platform::relax`].
 
 mod alloc;
-pub(crate) mod arrivals;
-mod by_address;
-mod cache;
-mod counters;
+mod cpu;
 mod dealloc;
 mod error;
-mod global;
 pub(crate) mod handles;
 #[cfg(feature = "hardening")]
 mod hardening;
 mod large;
-mod life;
 mod many;
-mod node;
-mod node_table;
+pub(crate) mod node;
 mod place;
-mod ranges;
 mod realloc;
-mod resize;
-mod run_cache;
-mod runs;
-mod shared;
-mod slabinfo;
 mod stats;
 
 pub use error::{AllocError, Corruption, InvalidFree, ReallocError};
@@ -60,7 +48,7 @@ pub use hardening::LiveObjects;
 #[cfg(feature = "hardening")]
 pub use hardening::{Caller, Finding, Hardening, Measure, Origin, QUARANTINE_BYTES, Report, Site};
 pub use many::Partial;
-pub use slabinfo::{HeapStats, NodeClassStats, Slabinfo};
+pub use stats::slabinfo::{HeapStats, NodeClassStats, Slabinfo};
 pub use stats::{ClassStats, CpuHeapStats, LargeStats};
 
 use core::alloc::Layout;
@@ -69,9 +57,9 @@ use core::ptr::{self, NonNull};
 
 use crate::try_lock::Patience;
 use crate::{CpuId, CpuLocal, CpuPin, PageSource, Platform, Unavailable};
-use cache::{CpuArea, CpuCache};
-use node_table::NodeTable;
-use runs::Runs;
+use cpu::cache::{CpuArea, CpuCache};
+use large::runs::Runs;
+use node::table::NodeTable;
 
 /// A slab heap over the pages of `S`, for the CPUs of `P`.
 ///

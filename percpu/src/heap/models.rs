@@ -12,7 +12,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::Heap;
-use super::node::NodeHeap;
+use crate::heap::node::NodeHeap;
 use crate::try_lock::Patience;
 use crate::{CpuId, CpuPin, NodeId, Order, OutOfMemory, PageSource, PhysAddr, Platform, SizeClass};
 

@@ -8,8 +8,8 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::runs::{LargeRun, Run};
 use super::{Heap, InvalidFree};
+use crate::heap::large::runs::{LargeRun, Run};
 use crate::slab::{CHECKED, SizeClass, Slab, SlabShape, WasLive};
 use crate::try_lock::Patience;
 use crate::{CpuPin, PageSource, Platform, RunLength};

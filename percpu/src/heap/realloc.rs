@@ -6,9 +6,9 @@ use core::ptr::NonNull;
 use super::dealloc::object_index;
 #[cfg(feature = "hardening")]
 use super::hardening::Site;
-use super::large::Held;
 use super::place::Room;
 use super::{AllocError, Heap, InvalidFree, ReallocError};
+use crate::heap::large::Held;
 use crate::slab::{CHECKED, Slab, WasLive};
 use crate::{PageSource, Platform, SizeClass};
 

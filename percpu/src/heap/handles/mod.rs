@@ -4,6 +4,8 @@
 mod allocator;
 mod arena;
 mod boxes;
+mod by_address;
+mod global;
 mod on_node;
 mod owned;
 mod pool;

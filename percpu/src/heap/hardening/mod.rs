@@ -32,7 +32,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::place::{Place, Room};
-use super::runs::Run;
+use super::large::runs::Run;
 use super::{AllocError, Heap, InvalidFree, dangling};
 use crate::slab::{SizeClass, WasLive};
 use crate::{CpuPin, Order, PageSource, Platform};

@@ -11,10 +11,10 @@
 use core::cell::Cell;
 use core::ptr::NonNull;
 
-use super::super::counters::bump;
 use super::super::place::Place;
 use super::super::{Heap, InvalidFree};
 use super::Finding;
+use crate::heap::stats::counters::bump;
 use crate::slab::{CLASS_COUNT, SizeClass, Slab, WasLive, link, next};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::try_lock::Patience;

@@ -13,11 +13,11 @@ use core::ptr::{self, NonNull};
 use allocator_api2::alloc::{AllocError as NoMemory, Allocator};
 use hashbrown::HashMap;
 
-use super::super::runs::{LargeRun, Run};
 use super::super::{AllocError, Heap};
 use super::block;
 use super::inspection::Left;
 use super::report::Origin;
+use crate::heap::large::runs::{LargeRun, Run};
 use crate::slab::{LockedShelf, SizeClass, Slab, SlabShape, WasLive};
 use crate::try_lock::Patience;
 use crate::{CpuPin, Order, PageSource, Platform};

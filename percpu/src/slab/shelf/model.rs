@@ -11,7 +11,7 @@ use loom::thread;
 
 use super::*;
 use crate::CpuId;
-use crate::heap::arrivals::Arrivals;
+use crate::heap::node::arrivals::Arrivals;
 use crate::slab::SlabShape;
 
 struct Host;

@@ -4,9 +4,9 @@
 
 use core::fmt;
 
-use super::cache::CpuArea;
-use super::node::NodeHeap;
-use super::{ClassStats, Heap};
+use crate::heap::cpu::cache::CpuArea;
+use crate::heap::node::NodeHeap;
+use crate::heap::{ClassStats, Heap};
 use crate::slab::{SizeClass, SlabShape};
 use crate::try_lock::Patience;
 use crate::{NodeId, PageSource, Platform};

@@ -3,7 +3,7 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 
-use super::{Heap, ReallocError};
+use crate::heap::{Heap, ReallocError};
 use crate::slab::is_aligned_to_words;
 use crate::{PageSource, Platform, SizeClass};
 

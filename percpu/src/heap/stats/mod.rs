@@ -1,6 +1,9 @@
 //! The heap's counters, and their cross-check.
 
-use super::{Corruption, Heap};
+pub(in crate::heap) mod counters;
+pub(in crate::heap) mod slabinfo;
+
+use crate::heap::{Corruption, Heap};
 use crate::slab::{ShelfCounts, SizeClass, SlabShape};
 use crate::try_lock::Patience;
 use crate::{CpuId, PageSource, Platform};

@@ -3,10 +3,10 @@
 
 use core::ptr::NonNull;
 
-use super::node::NodeHeap;
-use super::node_table::FarNodes;
-use super::runs::{Run, is_page};
-use super::{AllocError, Heap};
+use crate::heap::large::runs::{Run, is_page};
+use crate::heap::node::NodeHeap;
+use crate::heap::node::table::FarNodes;
+use crate::heap::{AllocError, Heap};
 use crate::slab::{Chain, Emptied, SizeClass, Slab, SlabShape};
 use crate::try_lock::Patience;
 use crate::{CpuPin, NodeId, Order, OutOfMemory, PageSource, Platform};
@@ -18,7 +18,7 @@ use crate::{CpuPin, NodeId, Order, OutOfMemory, PageSource, Platform};
 const INBOX_SLABS: usize = if cfg!(loom) { 2 } else { 4 };
 
 /// The run that holds the addresses of the far nodes' heaps.
-pub(super) const FAR_ORDER: Order = match Order::for_bytes(size_of::<FarNodes>() as u64) {
+pub(in crate::heap) const FAR_ORDER: Order = match Order::for_bytes(size_of::<FarNodes>() as u64) {
     Some(order) => order,
     None => Order::GIANT,
 };
@@ -26,20 +26,25 @@ pub(super) const FAR_ORDER: Order = match Order::for_bytes(size_of::<FarNodes>()
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Returns the heap of `node`, if it has been used.
     #[inline]
-    pub(super) fn existing(&self, node: NodeId) -> Option<&NodeHeap> {
+    pub(in crate::heap) fn existing(&self, node: NodeId) -> Option<&NodeHeap> {
         // SAFETY: the address is a node heap's, which lives until the heap is dropped.
         self.nodes.get(node).map(|heap| unsafe { heap.as_ref() })
     }
 
     /// Returns the heaps of all nodes that have been used.
-    pub(super) fn existing_nodes(&self) -> impl Iterator<Item = &NodeHeap> {
+    pub(in crate::heap) fn existing_nodes(&self) -> impl Iterator<Item = &NodeHeap> {
         // SAFETY: as above.
         self.nodes.iter().map(|heap| unsafe { heap.as_ref() })
     }
 
     /// Returns a run of pages, near `node`. Refuses a run that is not aligned to its own size:
     /// slabs are found by masking addresses.
-    pub(super) fn pages(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, AllocError> {
+    pub(in crate::heap) fn pages(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        order: Order,
+    ) -> Result<NonNull<u8>, AllocError> {
         let run = self.source.allocate(pin, node, order)?;
         let address = run.addr().get();
         if address as u64 & (order.bytes() - 1) != 0 {
@@ -51,7 +56,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns the heap of `node`, creating it if it does not exist.
-    pub(super) fn node(&self, pin: &CpuPin, node: NodeId) -> Result<&NodeHeap, AllocError> {
+    pub(in crate::heap) fn node(&self, pin: &CpuPin, node: NodeId) -> Result<&NodeHeap, AllocError> {
         if let Some(heap) = self.existing(node) {
             return Ok(heap);
         }
@@ -86,13 +91,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns the bytes of the far nodes' addresses.
-    pub(super) fn far_node_bytes(&self) -> u64 {
+    pub(in crate::heap) fn far_node_bytes(&self) -> u64 {
         if self.nodes.is_extended() { FAR_ORDER.bytes() } else { 0 }
     }
 
     /// Returns up to `wanted` free objects: of the shelf of `home`, or else of a new slab. Returns
     /// at least one object, or an error.
-    pub(super) fn take(
+    pub(in crate::heap) fn take(
         &self,
         pin: &CpuPin,
         home: &NodeHeap,
@@ -105,7 +110,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns one free object of the shelf of `home`, or of a new slab.
-    pub(super) fn take_one(
+    pub(in crate::heap) fn take_one(
         &self,
         pin: &CpuPin,
         home: &NodeHeap,
@@ -116,7 +121,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns one free object of any node's shelf, and the node.
-    pub(super) fn take_anywhere(
+    pub(in crate::heap) fn take_anywhere(
         &self,
         pin: &CpuPin,
         class: SizeClass,
@@ -183,7 +188,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns one object to its slab, of `home`.
-    pub(super) fn give(
+    pub(in crate::heap) fn give(
         &self,
         pin: &CpuPin,
         home: &NodeHeap,
@@ -207,7 +212,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 
     /// Returns one object to its slab, of another node than the CPU's. Takes no lock, unless too
     /// many slabs wait in the inbox.
-    pub(super) fn free_remotely(
+    pub(in crate::heap) fn free_remotely(
         &self,
         pin: &CpuPin,
         home: &NodeHeap,
@@ -230,7 +235,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Collects the inbox of one shelf, and returns emptied slabs' pages.
-    pub(super) fn collect(&self, pin: &CpuPin, home: &NodeHeap, class: SizeClass, patience: Patience) -> u64 {
+    pub(in crate::heap) fn collect(
+        &self,
+        pin: &CpuPin,
+        home: &NodeHeap,
+        class: SizeClass,
+        patience: Patience,
+    ) -> u64 {
         match home.class(class).shelf.lock(&self.platform, pin, patience) {
             Some(locked) => self.release(pin, class, locked.unlock()),
             None => {
@@ -241,12 +252,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Collects the inboxes of all shelves of `home`. Cost: one load if they are empty.
-    pub(super) fn collect_arrivals(&self, pin: &CpuPin, home: &NodeHeap) -> u64 {
+    pub(in crate::heap) fn collect_arrivals(&self, pin: &CpuPin, home: &NodeHeap) -> u64 {
         home.arrivals.take().map(|class| self.collect(pin, home, class, Patience::Bounded)).sum()
     }
 
     /// Returns objects of `node` to their slabs. Returns the number of frames freed by that.
-    pub(super) fn flush(
+    pub(in crate::heap) fn flush(
         &self,
         pin: &CpuPin,
         node: &NodeHeap,
@@ -270,7 +281,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Empties the depots of `node`.
-    pub(super) fn clear_depots(&self, pin: &CpuPin, node: &NodeHeap, patience: Patience) -> u64 {
+    pub(in crate::heap) fn clear_depots(&self, pin: &CpuPin, node: &NodeHeap, patience: Patience) -> u64 {
         let mut frames = 0;
         for class in SizeClass::all() {
             let depot = &node.class(class).depot;
@@ -285,7 +296,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Collects the inboxes of `node`, and returns spare slabs.
-    pub(super) fn clear_shelves(&self, pin: &CpuPin, node: &NodeHeap, patience: Patience) -> u64 {
+    pub(in crate::heap) fn clear_shelves(&self, pin: &CpuPin, node: &NodeHeap, patience: Patience) -> u64 {
         let mut frames = 0;
         for class in SizeClass::all() {
             if let Some(mut shelf) = node.class(class).shelf.lock(&self.platform, pin, patience) {
@@ -297,7 +308,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns emptied slabs' pages to the source. Returns the number of frames freed by that.
-    pub(super) fn release(&self, pin: &CpuPin, class: SizeClass, mut emptied: Emptied) -> u64 {
+    pub(in crate::heap) fn release(&self, pin: &CpuPin, class: SizeClass, mut emptied: Emptied) -> u64 {
         let order = SlabShape::ALL[class.index()].order;
         let mut frames = 0;
         while let Some(run) = emptied.pop_run() {

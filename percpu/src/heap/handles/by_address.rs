@@ -6,8 +6,8 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::place::Place;
-use super::{Heap, InvalidFree};
+use crate::heap::place::Place;
+use crate::heap::{Heap, InvalidFree};
 use crate::{Order, PageSource, Platform};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {

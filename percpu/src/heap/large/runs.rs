@@ -17,7 +17,7 @@
 use core::mem;
 use core::ptr::{self, NonNull};
 
-use super::{AllocError, Heap};
+use crate::heap::{AllocError, Heap};
 use crate::slab::{CHECKED, SizeClass, SlabShape};
 use crate::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64, Ordering};
 use crate::{CpuPin, NodeId, Order, PageSource, Platform, RunLength};
@@ -38,7 +38,7 @@ struct Inner {
 }
 
 /// The entries of 8 MiB.
-pub(super) struct Leaf {
+pub(in crate::heap) struct Leaf {
     entries: [AtomicU16; 1 << LEAF_BITS],
 }
 
@@ -61,7 +61,7 @@ const MAX_SLAB_ORDER: u8 = {
 
 /// A run that starts at a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Run {
+pub(in crate::heap) enum Run {
     /// A slab.
     Slab(SizeClass),
     /// A large object.
@@ -72,10 +72,10 @@ pub(super) enum Run {
 
 /// The run of a large object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LargeRun {
-    pub(super) length: RunLength,
+pub(in crate::heap) struct LargeRun {
+    pub(in crate::heap) length: RunLength,
     /// The requested node.
-    pub(super) home: Home,
+    pub(in crate::heap) home: Home,
 }
 
 /// The number of nodes whose runs CPUs keep: an entry has six bits for the node.
@@ -83,7 +83,7 @@ const NEAR_HOMES: usize = 64;
 
 /// The node that a run was requested on, as far as the record tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Home {
+pub(in crate::heap) enum Home {
     /// A node numbered below 64.
     Near(u8),
     /// Another node. No CPU keeps such runs, so none needs to know which node.
@@ -91,7 +91,7 @@ pub(super) enum Home {
 }
 
 impl Home {
-    pub(super) const fn of(node: NodeId) -> Home {
+    pub(in crate::heap) const fn of(node: NodeId) -> Home {
         if node.index() < NEAR_HOMES { Home::Near(node.index() as u8) } else { Home::Far }
     }
 }
@@ -148,7 +148,7 @@ impl Run {
 impl Leaf {
     /// Returns the number of the leaf with the entry of `address`.
     #[inline]
-    pub(super) const fn number_of(address: usize) -> usize {
+    pub(in crate::heap) const fn number_of(address: usize) -> usize {
         address >> (PAGE_BITS + LEAF_BITS)
     }
 
@@ -163,14 +163,14 @@ impl Leaf {
     /// Builds with checks also find a concurrent second free. In other builds a free is no
     /// read-modify-write: the entry belongs to the object's owner.
     #[inline]
-    pub(super) fn cache(&self, address: usize, run: LargeRun) -> bool {
+    pub(in crate::heap) fn cache(&self, address: usize, run: LargeRun) -> bool {
         self.change(address, run.live(), run.cached())
     }
 
     /// Marks the cached run at `address`, in this leaf, as a large object. Returns false if `run`
     /// is not recorded as cached there.
     #[inline]
-    pub(super) fn uncache(&self, address: usize, run: LargeRun) -> bool {
+    pub(in crate::heap) fn uncache(&self, address: usize, run: LargeRun) -> bool {
         self.change(address, run.cached(), run.live())
     }
 
@@ -190,7 +190,7 @@ impl Leaf {
 }
 
 /// The record of one heap's runs.
-pub(super) struct Runs {
+pub(in crate::heap) struct Runs {
     /// Null, or a table that lives until the heap is dropped.
     root: [AtomicPtr<u8>; ROOT_ENTRIES],
     /// The number of tables; orders nothing.
@@ -199,22 +199,22 @@ pub(super) struct Runs {
 
 impl Runs {
     #[cfg(not(loom))]
-    pub(super) const fn new() -> Runs {
+    pub(in crate::heap) const fn new() -> Runs {
         Runs { root: [const { AtomicPtr::new(ptr::null_mut()) }; ROOT_ENTRIES], tables: AtomicU64::new(0) }
     }
 
     #[cfg(loom)]
-    pub(super) fn new() -> Runs {
+    pub(in crate::heap) fn new() -> Runs {
         Runs { root: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())), tables: AtomicU64::new(0) }
     }
 
     /// Returns the bytes of the record's tables.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::heap) fn bytes(&self) -> u64 {
         self.tables.load(Ordering::Relaxed) * Order::FRAME.bytes()
     }
 
     /// Returns the run that starts at `address`.
-    pub(super) fn at(&self, address: usize) -> Option<Run> {
+    pub(in crate::heap) fn at(&self, address: usize) -> Option<Run> {
         if !is_page(address) {
             return None;
         }
@@ -225,7 +225,7 @@ impl Runs {
 
     /// Returns the leaf with the entry of `address`, if it exists.
     #[inline(never)]
-    pub(super) fn leaf(&self, address: usize) -> Option<&Leaf> {
+    pub(in crate::heap) fn leaf(&self, address: usize) -> Option<&Leaf> {
         let mut place = &self.root[root_index(address)];
         for shift in INNER_SHIFT {
             // SAFETY: the entries of the root and of all levels but the last lead to inner tables.
@@ -237,14 +237,14 @@ impl Runs {
 
     /// Changes the length of the large object at `address`. Returns false if `run` is not recorded
     /// there. Of several concurrent callers exactly one succeeds.
-    pub(super) fn resize(&self, address: usize, run: LargeRun, to: RunLength) -> bool {
+    pub(in crate::heap) fn resize(&self, address: usize, run: LargeRun, to: RunLength) -> bool {
         let resized = LargeRun { length: to, ..run };
         self.leaf(address).is_some_and(|leaf| leaf.change(address, run.live(), resized.live()))
     }
 
     /// Returns the class of the slab around `address`, if any.
     #[inline]
-    pub(super) fn slab_around(&self, address: usize) -> Option<SizeClass> {
+    pub(in crate::heap) fn slab_around(&self, address: usize) -> Option<SizeClass> {
         let leaf = self.leaf(address)?;
         // A slab is aligned to its own size, and lies in one leaf. Searching downwards from the
         // address, the first recorded page is the slab's or proves that there is no slab.
@@ -264,7 +264,7 @@ impl Runs {
 
     /// Calls `each` with the address of each recorded large object, until it fails.
     #[cfg(feature = "leak-tracking")]
-    pub(super) fn each_large<E>(
+    pub(in crate::heap) fn each_large<E>(
         &self,
         mut each: impl FnMut(usize, LargeRun) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -280,7 +280,7 @@ impl Runs {
 
     /// Removes `run` from the record. Returns false if it was not recorded at `address`. Of several
     /// concurrent callers exactly one succeeds.
-    pub(super) fn strike(&self, address: usize, run: Run) -> bool {
+    pub(in crate::heap) fn strike(&self, address: usize, run: Run) -> bool {
         // Relaxed: the exchange selects one caller, and orders nothing.
         is_page(address)
             && self.leaf(address).is_some_and(|leaf| {
@@ -292,7 +292,7 @@ impl Runs {
 
 /// Returns true if `address` is the first of a page.
 #[inline]
-pub(super) const fn is_page(address: usize) -> bool {
+pub(in crate::heap) const fn is_page(address: usize) -> bool {
     address & ((1 << PAGE_BITS) - 1) == 0
 }
 
@@ -355,7 +355,7 @@ unsafe fn existing<T>(place: &AtomicPtr<u8>) -> Option<&T> {
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Records that `run` starts at `address`, in tables near `node`.
-    pub(super) fn record(
+    pub(in crate::heap) fn record(
         &self,
         pin: &CpuPin,
         node: NodeId,
@@ -420,7 +420,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Safety
     ///
     /// The heap has no other users.
-    pub(super) unsafe fn free_tables(&self, pin: &CpuPin) {
+    pub(in crate::heap) unsafe fn free_tables(&self, pin: &CpuPin) {
         for place in &self.runs.root {
             // SAFETY: the caller's promise; below the root there are three levels of inner tables.
             unsafe { self.free_table(pin, place, INNER_SHIFT.len()) };

@@ -2,27 +2,27 @@
 //!
 //! A free of a large object keeps its run here, and the next allocation of that length takes it: no
 //! lock, no read-modify-write, and no shared line except the object's and its entry in the
-//! [record](super::runs). Runs of one length are linked through their first words. The record marks
+//! [record](crate::heap::large::runs). Runs of one length are linked through their first words. The record marks
 //! each of them as cached, so a second free is refused. The record is checked before a link is
 //! followed, so a link overwritten after the free is not followed.
 //!
 //! A cache holds up to [`MAX_PAGES`] pages, and up to [`MAX_RUNS`] runs of a length of up to 1 MiB.
 //! If a run finds no room, runs of other lengths are evicted, in turn. Cached runs return to the
-//! source if the CPU drains ([`Heap::drain`](super::Heap::drain)) or goes offline.
+//! source if the CPU drains ([`Heap::drain`](crate::heap::Heap::drain)) or goes offline.
 
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
-use super::runs::{Home, LargeRun, Leaf, Run, Runs, is_page};
-use super::{Corruption, InvalidFree};
+use crate::heap::large::runs::{Home, LargeRun, Leaf, Run, Runs, is_page};
+use crate::heap::{Corruption, InvalidFree};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::{CpuId, NodeId, Order, RunLength};
 
 /// The most pages in a CPU's cache: 2 MiB.
-pub(super) const MAX_PAGES: u32 = 512;
+pub(in crate::heap) const MAX_PAGES: u32 = 512;
 
 /// The most cached runs of one length.
-pub(super) const MAX_RUNS: u32 = 16;
+pub(in crate::heap) const MAX_RUNS: u32 = 16;
 
 /// The lengths up to 1 MiB.
 const BINS: usize = match Order::new(8) {
@@ -37,7 +37,7 @@ const LEAVES: usize = 8;
 ///
 /// Used inside the CPU's cell, by one context of the CPU at a time. Remote CPUs read the counters:
 /// atomics, loaded and stored, and relaxed, since they order nothing.
-pub(super) struct RunCache {
+pub(in crate::heap) struct RunCache {
     /// By length.
     bins: [Bin; BINS],
     /// Pages of all cached runs.
@@ -83,7 +83,7 @@ struct Remembered {
 /// Runs to be returned to the source, recorded as cached and linked through their first words.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Evicted(Option<NonNull<u8>>);
+pub(in crate::heap) struct Evicted(Option<NonNull<u8>>);
 
 impl Evicted {
     const NONE: Evicted = Evicted(None);
@@ -101,7 +101,7 @@ impl Evicted {
 
     /// Takes the first run. If the record does not mark it as cached, its link was overwritten, and
     /// the rest of the list is lost.
-    pub(super) fn pop(&mut self, record: &Runs) -> Option<(NonNull<u8>, LargeRun)> {
+    pub(in crate::heap) fn pop(&mut self, record: &Runs) -> Option<(NonNull<u8>, LargeRun)> {
         let run = self.0.take()?;
         let Some(Run::Cached(cached)) = record.at(run.addr().get()) else { return None };
         // SAFETY: the list owns its runs, each linked to the next.
@@ -141,7 +141,7 @@ fn max_runs(home: Home) -> u32 {
 }
 
 impl RunCache {
-    pub(super) fn new(home: NodeId) -> RunCache {
+    pub(in crate::heap) fn new(home: NodeId) -> RunCache {
         let bin = || Bin { first: Cell::new(None), count: AtomicU32::new(0), live: AtomicU64::new(0) };
         let nothing = || Remembered { number: Cell::new(usize::MAX), leaf: Cell::new(ptr::null()) };
         let home = Home::of(home);
@@ -155,19 +155,19 @@ impl RunCache {
         }
     }
 
-    pub(super) fn set_online(&self) {
+    pub(in crate::heap) fn set_online(&self) {
         self.max_runs.set(max_runs(self.home));
     }
 
     /// Turns the cache off. Call after [`RunCache::take_all`].
-    pub(super) fn set_offline(&self) {
+    pub(in crate::heap) fn set_offline(&self) {
         self.max_runs.set(0);
     }
 
     /// Takes a run of `length`, if there is a run aligned to `align` bytes. Uses remembered leaves
     /// of the record only, and makes no calls: see [`RunCache::prepare_pop`].
     #[inline(always)]
-    pub(super) fn pop(&self, length: RunLength, align: usize) -> Option<NonNull<u8>> {
+    pub(in crate::heap) fn pop(&self, length: RunLength, align: usize) -> Option<NonNull<u8>> {
         let bin = self.bins.get(length.index())?;
         let run = bin.first.get()?;
         let address = run.addr().get();
@@ -185,7 +185,7 @@ impl RunCache {
     /// and its length.
     ///
     /// Bound: a look at each length.
-    pub(super) fn pop_longer(
+    pub(in crate::heap) fn pop_longer(
         &self,
         record: &Runs,
         length: RunLength,
@@ -205,7 +205,7 @@ impl RunCache {
     ///
     /// The caller owns the large object, if one is recorded there.
     #[inline(always)]
-    pub(super) unsafe fn push(&self, memory: NonNull<u8>, length: RunLength) -> bool {
+    pub(in crate::heap) unsafe fn push(&self, memory: NonNull<u8>, length: RunLength) -> bool {
         let Some(bin) = self.bins.get(length.index()) else { return false };
         let (address, pages) = (memory.addr().get(), self.pages.get() + length.pages() as u32);
         let room = pages <= MAX_PAGES && bin.count.load(Ordering::Relaxed) < self.max_runs.get();
@@ -232,7 +232,7 @@ impl RunCache {
     /// Remembers the leaf for a [`RunCache::pop`] that found nothing. If the first run of `length`
     /// is not recorded as cached, two CPUs freed it at the same time, or it was written to after
     /// its free. Then the runs of that length are lost, and the error is returned.
-    pub(super) fn prepare_pop(&self, record: &Runs, length: RunLength) -> Option<InvalidFree> {
+    pub(in crate::heap) fn prepare_pop(&self, record: &Runs, length: RunLength) -> Option<InvalidFree> {
         let bin = self.bins.get(length.index())?;
         let address = bin.first.get()?.addr().get();
         self.remember(record, address);
@@ -247,7 +247,7 @@ impl RunCache {
     /// Remembers the leaf for a refused [`RunCache::push`] of the large object of `length` at
     /// `address`. If only the pages of other runs prevent keeping it, evicts runs until there is
     /// room, and half of all room is free.
-    pub(super) fn prepare_push(&self, record: &Runs, address: usize, length: RunLength) -> Evicted {
+    pub(in crate::heap) fn prepare_push(&self, record: &Runs, address: usize, length: RunLength) -> Evicted {
         self.remember(record, address);
         let mut evicted = Evicted::NONE;
         let kept = self.bins.get(length.index()).map(|bin| bin.count.load(Ordering::Relaxed));
@@ -287,7 +287,7 @@ impl RunCache {
     /// Takes out the run of `length` at `address`, if it is in this CPU's list.
     ///
     /// Bound: a search of [`MAX_RUNS`] runs.
-    pub(super) fn take_at(&self, record: &Runs, address: usize, length: RunLength) -> Evicted {
+    pub(in crate::heap) fn take_at(&self, record: &Runs, address: usize, length: RunLength) -> Evicted {
         let mut taken = Evicted::NONE;
         let Some(bin) = self.bins.get(length.index()) else { return taken };
         let mut before: Option<NonNull<u8>> = None;
@@ -316,7 +316,7 @@ impl RunCache {
     }
 
     /// Takes out all runs.
-    pub(super) fn take_all(&self, record: &Runs) -> Evicted {
+    pub(in crate::heap) fn take_all(&self, record: &Runs) -> Evicted {
         let mut all = Evicted::NONE;
         if self.pages.get() > 0 {
             (0..BINS).for_each(|index| self.empty(record, index, &mut all));
@@ -344,14 +344,14 @@ impl RunCache {
 
     /// Returns the CPU's counts of each length: the length, its live large objects (wraps if remote
     /// CPUs freed more), and its cached runs.
-    pub(super) fn counts(&self) -> impl Iterator<Item = (RunLength, u64, u32)> {
+    pub(in crate::heap) fn counts(&self) -> impl Iterator<Item = (RunLength, u64, u32)> {
         RunLength::all().zip(&self.bins).map(|(length, bin)| {
             (length, bin.live.load(Ordering::Relaxed), bin.count.load(Ordering::Relaxed))
         })
     }
 
     /// Checks lists, counts and record against each other.
-    pub(super) fn validate(&self, record: &Runs, cpu: CpuId) -> Result<(), Corruption> {
+    pub(in crate::heap) fn validate(&self, record: &Runs, cpu: CpuId) -> Result<(), Corruption> {
         let mut pages = 0;
         for (length, bin) in RunLength::all().zip(&self.bins) {
             let counted = bin.count.load(Ordering::Relaxed);

@@ -4,10 +4,10 @@ use core::alloc::Layout;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use super::Heap;
-use super::cache::CpuCache;
-use super::place::Room;
-use super::runs::Run;
+use crate::heap::Heap;
+use crate::heap::cpu::cache::CpuCache;
+use crate::heap::large::runs::Run;
+use crate::heap::place::Room;
 use crate::{CpuPin, PageSource, Platform, RunLength};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
@@ -18,7 +18,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// The caller owns the allocation with `layout`, and does not use bytes beyond `new_layout` any
     /// more. Both layouts have the same alignment.
-    pub(super) unsafe fn resize_in_place(
+    pub(in crate::heap) unsafe fn resize_in_place(
         &self,
         memory: NonNull<u8>,
         layout: Layout,
@@ -73,7 +73,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Returns memory for an object that grew to `layout`, and moves: the start of the longest cached run of the CPU,
     /// whose end goes back to the source. So the object can mostly grow on in place. Returns `None` if the object is
     /// not large, the cache has no longer run, or the source does not shorten runs.
-    pub(super) fn alloc_with_room(&self, layout: Layout) -> Option<NonNull<u8>> {
+    pub(in crate::heap) fn alloc_with_room(&self, layout: Layout) -> Option<NonNull<u8>> {
         let Room::Pages(length) = Room::of(layout)? else { return None };
         let pin = self.platform.pin();
         let pop = |cache: &CpuCache| cache.runs.pop_longer(&self.runs, length, layout.align());

@@ -1,9 +1,9 @@
 //! CPUs coming online and going offline, memory returned under memory pressure, and the heap's end.
 
-use super::cache::{CpuArea, CpuCache};
-use super::node::NodeHeap;
-use super::shared::FAR_ORDER;
-use super::{AllocError, Heap};
+use crate::heap::cpu::cache::{CpuArea, CpuCache};
+use crate::heap::node::NodeHeap;
+use crate::heap::node::shared::FAR_ORDER;
+use crate::heap::{AllocError, Heap};
 use crate::try_lock::Patience;
 use crate::{CpuPage, CpuPin, NodeId, Order, PageSource, Platform, Slot, Unavailable};
 
@@ -72,7 +72,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns the bytes of the pages with such addresses, and with those of far nodes' heaps.
-    pub(super) fn page_bytes(&self) -> u64 {
+    pub(in crate::heap) fn page_bytes(&self) -> u64 {
         self.caches.page_count() as u64 * PAGE_ORDER.bytes() + self.far_node_bytes()
     }
 

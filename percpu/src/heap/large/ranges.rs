@@ -9,8 +9,8 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::large::Contents;
-use super::{AllocError, Heap, InvalidFree, ReallocError};
+use crate::heap::large::Contents;
+use crate::heap::{AllocError, Heap, InvalidFree, ReallocError};
 use crate::slab::SizeClass;
 use crate::{CpuPin, NodeId, Order, PageSource, Platform};
 
@@ -21,12 +21,12 @@ fn pages_of(layout: Layout) -> u64 {
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Returns true if an object of `layout` is to be a range even if a run is available.
-    pub(super) fn wants_range(&self, layout: Layout) -> bool {
+    pub(in crate::heap) fn wants_range(&self, layout: Layout) -> bool {
         !self.is_hardened() && self.source.wants_range(pages_of(layout))
     }
 
     /// Returns a range for `layout`, near `home`.
-    pub(super) fn alloc_range(
+    pub(in crate::heap) fn alloc_range(
         &self,
         pin: &CpuPin,
         home: NodeId,
@@ -47,7 +47,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns the number of pages of the range at `memory`, if a range starts there.
-    pub(super) fn range_at(&self, pin: &CpuPin, memory: NonNull<u8>) -> Option<u64> {
+    pub(in crate::heap) fn range_at(&self, pin: &CpuPin, memory: NonNull<u8>) -> Option<u64> {
         if self.is_hardened() { None } else { self.source.range_at(pin, memory) }
     }
 
@@ -57,7 +57,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// As for [`Heap::dealloc`].
     #[cold]
-    pub(super) unsafe fn dealloc_range(
+    pub(in crate::heap) unsafe fn dealloc_range(
         &self,
         pin: &CpuPin,
         memory: NonNull<u8>,
@@ -86,7 +86,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// As for [`Heap::realloc`].
     #[cold]
-    pub(super) unsafe fn realloc_range(
+    pub(in crate::heap) unsafe fn realloc_range(
         &self,
         pin: &CpuPin,
         memory: NonNull<u8>,

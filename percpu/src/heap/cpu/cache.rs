@@ -4,11 +4,11 @@ use core::cell::Cell;
 use core::mem;
 use core::ptr::NonNull;
 
-use super::counters::bump;
+use crate::heap::cpu::run_cache::RunCache;
 #[cfg(feature = "hardening")]
-use super::hardening::Quarantine;
-use super::run_cache::RunCache;
-use super::{AllocError, CpuHeapStats, Heap};
+use crate::heap::hardening::Quarantine;
+use crate::heap::stats::counters::bump;
+use crate::heap::{AllocError, CpuHeapStats, Heap};
 use crate::magazine::Magazine;
 use crate::slab::{self, CLASS_COUNT, Chain, SizeClass, Slab, SlabShape, SlabTag};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,17 +17,17 @@ use crate::{CpuPin, NodeId, Order, PageSource, Platform, Slot};
 
 /// The per-CPU state of a heap, in one run of pages on the CPU's node. The slot is first: its address is the area's.
 #[repr(C)]
-pub(super) struct CpuArea {
-    pub(super) cache: Slot<CpuCache>,
+pub(in crate::heap) struct CpuArea {
+    pub(in crate::heap) cache: Slot<CpuCache>,
     /// The node whose objects the CPU caches.
-    pub(super) node: NodeId,
+    pub(in crate::heap) node: NodeId,
     /// Set by remote CPUs that need memory, cleared by the area's own CPU. Relaxed: orders nothing.
     drain_requested: AtomicBool,
 }
 
 impl CpuArea {
     /// The order of the run that holds the area.
-    pub(super) const ORDER: Order = match Order::for_bytes(mem::size_of::<CpuArea>() as u64) {
+    pub(in crate::heap) const ORDER: Order = match Order::for_bytes(mem::size_of::<CpuArea>() as u64) {
         Some(order) => order,
         None => Order::GIANT,
     };
@@ -37,7 +37,7 @@ impl CpuArea {
     /// # Safety
     ///
     /// `run` is a run of [`CpuArea::ORDER`] owned by the caller.
-    pub(super) unsafe fn new_in(run: NonNull<u8>, node: NodeId) {
+    pub(in crate::heap) unsafe fn new_in(run: NonNull<u8>, node: NodeId) {
         let area = run.cast::<CpuArea>();
         // SAFETY: the run is large and aligned enough, and ours; every field is written.
         unsafe {
@@ -48,7 +48,7 @@ impl CpuArea {
     }
 
     /// Asks the CPU to return the contents of its magazines.
-    pub(super) fn request_drain(&self) {
+    pub(in crate::heap) fn request_drain(&self) {
         // A load first: a store would take the line away from the CPU's counters.
         if !self.drain_is_due() {
             self.drain_requested.store(true, Ordering::Relaxed);
@@ -56,19 +56,19 @@ impl CpuArea {
     }
 
     /// Returns true if the CPU was asked since its last drain.
-    pub(super) fn drain_is_due(&self) -> bool {
+    pub(in crate::heap) fn drain_is_due(&self) -> bool {
         self.drain_requested.load(Ordering::Relaxed)
     }
 
     /// Records that the CPU is about to drain.
-    pub(super) fn drains(&self) {
+    pub(in crate::heap) fn drains(&self) {
         self.drain_requested.store(false, Ordering::Relaxed);
     }
 }
 
 /// A reason for the magazines of a CPU not to serve a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Declined {
+pub(in crate::heap) enum Declined {
     /// The CPU is offline: use the shared path.
     Offline,
     /// Magazines, depot and shelf have no object, and the page source has no pages.
@@ -88,7 +88,7 @@ impl From<AllocError> for Declined {
 /// Used inside the CPU's cell, by one context of the CPU at a time. Remote CPUs read the counters:
 /// atomics, loaded and stored but never read-modified-written (except `nested`), and relaxed, since
 /// they order nothing.
-pub(super) struct CpuCache {
+pub(in crate::heap) struct CpuCache {
     classes: [ClassCache; CLASS_COUNT],
     /// True if the CPU uses its magazines. Otherwise the magazines are empty and have no room, so
     /// every use comes to the slow paths, which refuse.
@@ -98,9 +98,9 @@ pub(super) struct CpuCache {
     remote_frees: AtomicU64,
     nested: AtomicU64,
     /// Runs for large objects.
-    pub(super) runs: RunCache,
+    pub(in crate::heap) runs: RunCache,
     #[cfg(feature = "hardening")]
-    pub(super) quarantine: Quarantine,
+    pub(in crate::heap) quarantine: Quarantine,
 }
 
 /// The two magazines of one class, the facts checked by a free, and the counters: a cache line.
@@ -236,11 +236,11 @@ impl CpuCache {
         }
     }
 
-    pub(super) fn is_online(&self) -> bool {
+    pub(in crate::heap) fn is_online(&self) -> bool {
         self.online.get()
     }
 
-    pub(super) fn set_online(&self) {
+    pub(in crate::heap) fn set_online(&self) {
         if !self.is_online() {
             self.online.set(true);
             self.runs.set_online();
@@ -249,7 +249,7 @@ impl CpuCache {
     }
 
     /// Turns the magazines off. Call after [`CpuCache::flush`].
-    pub(super) fn set_offline(&self) {
+    pub(in crate::heap) fn set_offline(&self) {
         self.online.set(false);
         self.runs.set_offline();
         self.classes.iter().for_each(|cache| cache.room.set(0));
@@ -257,7 +257,7 @@ impl CpuCache {
 
     /// Takes an object from the loaded magazine.
     #[inline]
-    pub(super) fn pop(&self, class: SizeClass) -> Option<NonNull<u8>> {
+    pub(in crate::heap) fn pop(&self, class: SizeClass) -> Option<NonNull<u8>> {
         self.classes[class.index()].pop()
     }
 
@@ -269,13 +269,13 @@ impl CpuCache {
     /// The caller owns `object`, if it is an object of `class`; the memory can be read as far back
     /// as a slab of the class reaches.
     #[inline]
-    pub(super) unsafe fn push(&self, class: SizeClass, object: NonNull<u8>) -> bool {
+    pub(in crate::heap) unsafe fn push(&self, class: SizeClass, object: NonNull<u8>) -> bool {
         // SAFETY: the caller's promise.
         unsafe { self.classes[class.index()].push(object) }
     }
 
     /// Takes an object, from the depot or a slab if the magazines are empty.
-    pub(super) fn alloc<P: Platform, S: PageSource>(
+    pub(in crate::heap) fn alloc<P: Platform, S: PageSource>(
         &self,
         heap: &Heap<P, S>,
         pin: &CpuPin,
@@ -319,7 +319,7 @@ impl CpuCache {
     /// # Safety
     ///
     /// As for [`CpuCache::push`].
-    pub(super) unsafe fn free<P: Platform, S: PageSource>(
+    pub(in crate::heap) unsafe fn free<P: Platform, S: PageSource>(
         &self,
         heap: &Heap<P, S>,
         pin: &CpuPin,
@@ -387,7 +387,7 @@ impl CpuCache {
     }
 
     /// Returns all objects and runs to the heap. Returns the number of frames freed by that.
-    pub(super) fn flush<P: Platform, S: PageSource>(&self, heap: &Heap<P, S>, pin: &CpuPin) -> u64 {
+    pub(in crate::heap) fn flush<P: Platform, S: PageSource>(&self, heap: &Heap<P, S>, pin: &CpuPin) -> u64 {
         if !self.is_online() {
             return 0;
         }
@@ -411,12 +411,12 @@ impl CpuCache {
 
     /// Counts a use that found the cell busy. Contexts nest, so this counter is
     /// read-modified-written.
-    pub(super) fn count_nested(&self) {
+    pub(in crate::heap) fn count_nested(&self) {
         self.nested.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns allocations less frees of `class`. Wraps if remote CPUs freed more.
-    pub(super) fn live(&self, class: SizeClass) -> u64 {
+    pub(in crate::heap) fn live(&self, class: SizeClass) -> u64 {
         let cache = &self.classes[class.index()];
         let allocations = cache.allocations.load(Ordering::Relaxed);
         let live = allocations.wrapping_sub(cache.frees.load(Ordering::Relaxed));
@@ -425,7 +425,7 @@ impl CpuCache {
         live
     }
 
-    pub(super) fn stats(&self) -> CpuHeapStats {
+    pub(in crate::heap) fn stats(&self) -> CpuHeapStats {
         let uses = |cache: &ClassCache| {
             cache.allocations.load(Ordering::Relaxed) + cache.frees.load(Ordering::Relaxed)
         };

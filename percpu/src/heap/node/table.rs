@@ -2,7 +2,7 @@
 
 use core::ptr::{self, NonNull};
 
-use super::node::NodeHeap;
+use crate::heap::node::NodeHeap;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::{MAX_NODES, NodeId};
 
@@ -16,10 +16,10 @@ const NEAR: usize = if cfg!(loom) {
 };
 
 /// The addresses of all far nodes' heaps, in one run of pages.
-pub(super) struct FarNodes([AtomicPtr<NodeHeap>; MAX_NODES - NEAR]);
+pub(in crate::heap) struct FarNodes([AtomicPtr<NodeHeap>; MAX_NODES - NEAR]);
 
 /// The address of each node's heap, once that is made.
-pub(super) struct NodeTable {
+pub(in crate::heap) struct NodeTable {
     near: [AtomicPtr<NodeHeap>; NEAR],
     /// Null until a far node's heap is made.
     far: AtomicPtr<FarNodes>,
@@ -27,14 +27,14 @@ pub(super) struct NodeTable {
 
 impl NodeTable {
     #[cfg(not(loom))]
-    pub(super) const fn new() -> NodeTable {
+    pub(in crate::heap) const fn new() -> NodeTable {
         let near = [const { AtomicPtr::new(ptr::null_mut()) }; NEAR];
         NodeTable { near, far: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Creates a table (loom's atomics have no `const` constructor).
     #[cfg(loom)]
-    pub(super) fn new() -> NodeTable {
+    pub(in crate::heap) fn new() -> NodeTable {
         let near = core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut()));
         NodeTable { near, far: AtomicPtr::new(ptr::null_mut()) }
     }
@@ -58,13 +58,13 @@ impl NodeTable {
 
     /// Returns the address of a node's heap, if that is made. Costs a comparison and a load for a near node.
     #[inline]
-    pub(super) fn get(&self, node: NodeId) -> Option<NonNull<NodeHeap>> {
+    pub(in crate::heap) fn get(&self, node: NodeId) -> Option<NonNull<NodeHeap>> {
         // Acquire pairs with the Release in `place`: the node heap is written.
         NonNull::new(self.place_of(node)?.load(Ordering::Acquire))
     }
 
     /// Returns true if `node` has a place.
-    pub(super) fn has_room(&self, node: NodeId) -> bool {
+    pub(in crate::heap) fn has_room(&self, node: NodeId) -> bool {
         self.place_of(node).is_some()
     }
 
@@ -75,7 +75,7 @@ impl NodeTable {
     ///
     /// The run has room for [`FarNodes`], aligned, and is the caller's alone; if the result is true, it stays until
     /// [`NodeTable::take_far`] returns it.
-    pub(super) unsafe fn extend(&self, run: NonNull<u8>) -> bool {
+    pub(in crate::heap) unsafe fn extend(&self, run: NonNull<u8>) -> bool {
         let far = run.cast::<FarNodes>();
         for index in 0..MAX_NODES - NEAR {
             // SAFETY: the caller's promise.
@@ -87,7 +87,7 @@ impl NodeTable {
     }
 
     /// Gives a node, which has a place, the address of its heap. Returns false if it has one.
-    pub(super) fn place(&self, node: NodeId, heap: NonNull<NodeHeap>) -> bool {
+    pub(in crate::heap) fn place(&self, node: NodeId, heap: NonNull<NodeHeap>) -> bool {
         // Release pairs with the Acquire in `get`.
         let (free, orders) = (ptr::null_mut(), (Ordering::Release, Ordering::Relaxed));
         self.place_of(node)
@@ -95,19 +95,19 @@ impl NodeTable {
     }
 
     /// Returns the addresses of all heaps that are made.
-    pub(super) fn iter(&self) -> impl Iterator<Item = NonNull<NodeHeap>> {
+    pub(in crate::heap) fn iter(&self) -> impl Iterator<Item = NonNull<NodeHeap>> {
         let nodes = if self.is_extended() { MAX_NODES } else { NEAR.min(MAX_NODES) };
         (0..nodes).filter_map(NodeId::new).filter_map(|node| self.get(node))
     }
 
     /// Returns true if the far nodes have places.
-    pub(super) fn is_extended(&self) -> bool {
+    pub(in crate::heap) fn is_extended(&self) -> bool {
         // Relaxed: `far_place_of` orders what is read behind the address.
         !self.far.load(Ordering::Relaxed).is_null()
     }
 
     /// Takes the run of [`NodeTable::extend`] away. No far node has a place from then on.
-    pub(super) fn take_far(&mut self) -> Option<NonNull<u8>> {
+    pub(in crate::heap) fn take_far(&mut self) -> Option<NonNull<u8>> {
         NonNull::new(self.far.swap(ptr::null_mut(), Ordering::Acquire).cast())
     }
 }

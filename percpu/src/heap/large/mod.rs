@@ -1,55 +1,59 @@
 //! Objects beyond the largest class: each is a run of pages, in the heap's record.
 //!
-//! Most come from the CPU's [cache of runs](super::run_cache) and return there. If the cache has no
+//! Most come from the CPU's [cache of runs](crate::heap::cpu::run_cache) and return there. If the cache has no
 //! run of the length, or no room, or the use is nested in another use on this CPU, the run comes
 //! from the source, or returns there. The same holds for a run requested on another node than the
 //! CPU's.
 
+mod ranges;
+mod resize;
+pub(in crate::heap) mod runs;
+
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::cache::CpuCache;
-use super::place::Room;
-use super::run_cache::Evicted;
-use super::runs::{Home, LargeRun, Run};
-use super::{AllocError, Heap, InvalidFree};
+use crate::heap::cpu::cache::CpuCache;
+use crate::heap::cpu::run_cache::Evicted;
+use crate::heap::large::runs::{Home, LargeRun, Run};
+use crate::heap::place::Room;
+use crate::heap::{AllocError, Heap, InvalidFree};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{CpuPin, NodeId, Order, PageSource, Platform, RunLength, Unavailable};
 
 /// Counts of the large objects outside every CPU's cache: allocations less frees, wrapping.
 /// Read-modify-writes: their cost is negligible beside a run from the source.
-pub(super) struct Counters {
+pub(in crate::heap) struct Counters {
     live: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Counters {
     #[cfg(not(loom))]
-    pub(super) const fn new() -> Counters {
+    pub(in crate::heap) const fn new() -> Counters {
         Counters { live: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
     #[cfg(loom)]
-    pub(super) fn new() -> Counters {
+    pub(in crate::heap) fn new() -> Counters {
         Counters { live: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
     /// Returns the number of objects, and their bytes.
-    pub(super) fn read(&self) -> (u64, u64) {
+    pub(in crate::heap) fn read(&self) -> (u64, u64) {
         (self.live.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
     /// Records a change of an object's size from `from` to `to` bytes.
-    pub(super) fn resized(&self, from: u64, to: u64) {
+    pub(in crate::heap) fn resized(&self, from: u64, to: u64) {
         self.bytes.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
     }
 
-    pub(super) fn allocated(&self, bytes: u64) {
+    pub(in crate::heap) fn allocated(&self, bytes: u64) {
         self.live.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn freed(&self, bytes: u64) {
+    pub(in crate::heap) fn freed(&self, bytes: u64) {
         self.live.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -62,7 +66,7 @@ fn length_of(layout: Layout) -> Result<RunLength, AllocError> {
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     #[inline(never)]
-    pub(super) fn alloc_large(
+    pub(in crate::heap) fn alloc_large(
         &self,
         pin: &CpuPin,
         layout: Layout,
@@ -94,7 +98,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Serves `layout` from the CPU's cache of runs, if the layout is a common large layout and the
     /// cache has a run.
     #[inline(always)]
-    pub(super) fn alloc_cached_run(&self, layout: Layout) -> Option<NonNull<u8>> {
+    pub(in crate::heap) fn alloc_cached_run(&self, layout: Layout) -> Option<NonNull<u8>> {
         #[cfg(feature = "hardening")]
         if self.hardening.is_some() {
             return None;
@@ -111,7 +115,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// As for [`Heap::dealloc`].
     #[inline(always)]
-    pub(super) unsafe fn dealloc_cached_run(&self, memory: NonNull<u8>, layout: Layout) -> bool {
+    pub(in crate::heap) unsafe fn dealloc_cached_run(&self, memory: NonNull<u8>, layout: Layout) -> bool {
         #[cfg(feature = "hardening")]
         if self.hardening.is_some() {
             return false;
@@ -141,7 +145,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 
     /// Returns a large object from the source, near `home`: a range if the source prefers one, else
     /// a run.
-    pub(super) fn alloc_large_near(
+    pub(in crate::heap) fn alloc_large_near(
         &self,
         pin: &CpuPin,
         home: NodeId,
@@ -218,7 +222,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns pages recorded as `run` from here on.
-    pub(super) fn recorded_pages(
+    pub(in crate::heap) fn recorded_pages(
         &self,
         pin: &CpuPin,
         node: NodeId,
@@ -242,7 +246,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// As for [`Heap::dealloc`], with a `layout` beyond every class.
     #[inline(never)]
-    pub(super) unsafe fn dealloc_large(
+    pub(in crate::heap) unsafe fn dealloc_large(
         &self,
         pin: &CpuPin,
         memory: NonNull<u8>,
@@ -274,7 +278,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Checks for a large object with `layout` at `memory`.
-    pub(super) fn check_large(&self, memory: NonNull<u8>, layout: Layout) -> Result<Held, InvalidFree> {
+    pub(in crate::heap) fn check_large(
+        &self,
+        memory: NonNull<u8>,
+        layout: Layout,
+    ) -> Result<Held, InvalidFree> {
         let (address, size) = (memory.addr().get(), layout.size());
         let found = match self.runs.at(address) {
             Some(Run::Large(found)) => found,
@@ -294,7 +302,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Safety
     ///
     /// The caller releases the object.
-    pub(super) unsafe fn free_large(
+    pub(in crate::heap) unsafe fn free_large(
         &self,
         pin: &CpuPin,
         memory: NonNull<u8>,
@@ -328,7 +336,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 
     /// Returns runs of a CPU's cache to the source. Returns the number of pages freed by that.
     #[cold]
-    pub(super) fn free_evicted(&self, pin: &CpuPin, mut evicted: Evicted) -> u64 {
+    pub(in crate::heap) fn free_evicted(&self, pin: &CpuPin, mut evicted: Evicted) -> u64 {
         let mut pages = 0;
         while let Some((run, cached)) = evicted.pop(&self.runs) {
             self.runs.strike(run.addr().get(), Run::Cached(cached));
@@ -343,13 +351,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 
 /// The required contents of an allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Contents {
+pub(in crate::heap) enum Contents {
     Arbitrary,
     Zeroed,
 }
 
 /// The memory of a large object's layout.
-pub(super) enum Held {
+pub(in crate::heap) enum Held {
     /// A run of the layout's length.
     Here(LargeRun),
     /// A run of another length. Valid only if the object was left there; otherwise the error to
