@@ -92,18 +92,12 @@ extern crate std;
 struct Readme;
 
 mod cpu;
-mod cpu_pointers;
-mod cpu_set;
-mod cpu_table;
 mod depot;
-mod early_pages;
 mod heap;
-mod local;
 mod magazine;
 mod node;
 mod order;
 mod page_source;
-mod paged_cpu_table;
 mod phys;
 mod platform;
 mod run_length;
@@ -111,11 +105,12 @@ mod slab;
 pub mod sync;
 mod try_lock;
 
+pub use cpu::local::{CpuLocal, Slot, Unavailable};
+pub use cpu::paged_table::PagedCpuTable;
+pub use cpu::pointers::CpuPage;
+pub use cpu::set::{AtomicCpuSet, CpuSet};
+pub use cpu::table::CpuTable;
 pub use cpu::{CpuId, MAX_CPUS};
-pub use cpu_pointers::CpuPage;
-pub use cpu_set::{AtomicCpuSet, CpuSet};
-pub use cpu_table::CpuTable;
-pub use early_pages::{EarlyArea, EarlyPages};
 #[cfg(feature = "leak-tracking")]
 pub use heap::LiveObjects;
 pub use heap::handles::{
@@ -128,11 +123,10 @@ pub use heap::{
 };
 #[cfg(feature = "hardening")]
 pub use heap::{Caller, Finding, Hardening, Measure, Origin, QUARANTINE_BYTES, Report, Site};
-pub use local::{CpuLocal, Slot, Unavailable};
 pub use node::{MAX_NODES, NodeId};
 pub use order::Order;
+pub use page_source::early::{EarlyArea, EarlyPages};
 pub use page_source::{NotInPlace, OutOfMemory, PageSource};
-pub use paged_cpu_table::PagedCpuTable;
 pub use phys::{NotFrameAligned, PhysAddr, PhysFrame};
 pub use platform::{CpuPin, PinGuard, Platform, Saved};
 pub use run_length::RunLength;

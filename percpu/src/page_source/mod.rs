@@ -1,5 +1,6 @@
 //! The source of the heap's pages.
 
+pub(crate) mod early;
 mod forward;
 
 use core::fmt;

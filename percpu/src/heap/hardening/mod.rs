@@ -31,8 +31,8 @@ mod tracking;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::place::{Place, Room};
 use super::large::runs::Run;
+use super::place::{Place, Room};
 use super::{AllocError, Heap, InvalidFree, dangling};
 use crate::slab::{SizeClass, WasLive};
 use crate::{CpuPin, Order, PageSource, Platform};

@@ -4,7 +4,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use crate::cpu_pointers::{CpuPage, CpuPointers};
+use crate::cpu::pointers::{CpuPage, CpuPointers};
 use crate::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use crate::sync::cell::UnsafeCell;
 use crate::{CpuId, CpuPin};

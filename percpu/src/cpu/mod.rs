@@ -1,5 +1,11 @@
 //! Dense CPU numbers.
 
+pub(crate) mod local;
+pub(crate) mod paged_table;
+pub(crate) mod pointers;
+pub(crate) mod set;
+pub(crate) mod table;
+
 use core::fmt;
 
 /// Bounds the numbers of CPUs: a [`CpuId`] and a [`CpuSet`](crate::CpuSet) tell this many apart.

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr;
 
 use crate::CpuId;
-use crate::cpu_pointers::{CpuPage, CpuPointers};
+use crate::cpu::pointers::{CpuPage, CpuPointers};
 use crate::sync::atomic::Ordering;
 
 /// References to each CPU's part of a structure, placed in memory of the CPU's own node.
