@@ -222,16 +222,40 @@ mod tests {
         table
     }
 
+    /// Memory for a topology, which is freed after the topology.
+    struct Memory(*mut [MaybeUninit<u64>]);
+
+    impl Memory {
+        fn new() -> Memory {
+            Memory(Box::into_raw(Box::new([])))
+        }
+
+        /// Replaces the memory by `words` words.
+        fn take(&mut self, words: usize) -> &'static mut [MaybeUninit<u64>] {
+            *self = Memory(Box::into_raw(Box::new_uninit_slice(words)));
+            // SAFETY: just allocated, and used by the topology alone until the memory is dropped.
+            unsafe { &mut *self.0 }
+        }
+    }
+
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            // SAFETY: the pointer came from a box, whose user is gone.
+            drop(unsafe { Box::from_raw(self.0) });
+        }
+    }
+
     /// The tables lie in the memory given, one behind the other, and nothing beyond is written.
     #[test]
     fn tables_fit_the_memory_given() {
         let nodes = square::BUILT_IN + 3;
         let srat = srat(nodes as u32);
         let tables = FirmwareTables { srat: Some(&srat), ..FirmwareTables::default() };
+        // Locals are dropped in reverse order: the topology first.
+        let mut memory = Memory::new();
         let mut topology = Box::new(Topology::new());
         let mut said = 0;
-        let memory = |words| Some(Box::leak(Box::new_uninit_slice(words)));
-        topology.discover_with(memory, &tables, ApicId(0), &mut |_| said += 1);
+        topology.discover_with(|words| Some(memory.take(words)), &tables, ApicId(0), &mut |_| said += 1);
         // The boot CPU is in no table.
         assert_eq!((topology.node_count(), said), (nodes, 1));
         for (index, node) in topology.nodes().enumerate() {
@@ -242,9 +266,9 @@ mod tests {
             assert_eq!((topology.latency(node, node), topology.memory_side_cache(node)), (None, None));
         }
         // Too little memory is as none.
+        let mut memory = Memory::new();
         let mut topology = Box::new(Topology::new());
-        let memory = |words| Some(Box::leak(Box::new_uninit_slice(words - 1)));
-        topology.discover_with(memory, &tables, ApicId(0), &mut |_| {});
+        topology.discover_with(|words| Some(memory.take(words - 1)), &tables, ApicId(0), &mut |_| {});
         assert_eq!(topology.node_count(), square::BUILT_IN);
     }
 }
