@@ -190,8 +190,9 @@ fn each_node_counts_its_own_objects() {
     let class = SizeClass::of(layout).unwrap();
     let [first, second] = [0, 1].map(|index| NodeId::new(index).unwrap());
     assert_eq!(heap.node_class_stats(first, class), None);
-    // More than CPU 0 keeps for itself, so that magazines get into the depot.
-    let count = 4 * class.rounds();
+    // More than CPU 0 keeps for itself, so that magazines get into the depot; but not so many that the depot, which has
+    // a single place under Miri, refuses several and sheds what it has.
+    let count = 3 * class.rounds();
     let objects: Vec<_> = (0..count).map(|_| heap.alloc(layout).unwrap()).collect();
     let full = heap.node_class_stats(first, class).unwrap();
     assert!(full.out >= count as u64 && full.shared == 0, "{full:?}");

@@ -195,7 +195,18 @@ impl<T> CpuLocal<T> {
         cpu: CpuId,
         page: &'static CpuPage<Slot<T>>,
     ) -> Result<(), &'static CpuPage<Slot<T>>> {
-        self.slots.extend(cpu, page)
+        // SAFETY: a reference to a page, valid for good.
+        if unsafe { self.extend_at(cpu, NonNull::from(page)) } { Ok(()) } else { Err(page) }
+    }
+
+    /// Makes room as [`CpuLocal::extend`] does. Returns whether the page is needed.
+    ///
+    /// # Safety
+    ///
+    /// The address is that of a page, and stays so for as long as anything here is used.
+    pub(crate) unsafe fn extend_at(&self, cpu: CpuId, page: NonNull<CpuPage<Slot<T>>>) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { self.slots.extend(cpu, page) }
     }
 
     /// Gives `cpu` its slot, for good.
@@ -427,23 +438,37 @@ mod tests {
     #[test]
     fn what_another_thread_gives_is_whole() {
         let far = NEAR_CPUS + 1;
-        let local: &'static CpuLocal<Cell<u32>> = Box::leak(Box::new(CpuLocal::new()));
+        static LOCAL: CpuLocal<Cell<u32>> = CpuLocal::new();
+        struct Boxes(NonNull<CpuPage<Slot<Cell<u32>>>>, [NonNull<Slot<Cell<u32>>>; 2]);
+        // SAFETY: boxes may be freed on another thread.
+        unsafe impl Send for Boxes {}
         let giver = std::thread::spawn(move || {
-            local.extend(cpu(far), Box::leak(Box::new(CpuPage::new()))).unwrap();
-            for (number, value) in [(far, 7), (1, 8)] {
-                local.install(cpu(number), Box::leak(Box::new(Slot::new(Cell::new(value))))).unwrap();
-            }
+            let page = NonNull::from(Box::leak(Box::new(CpuPage::new())));
+            // SAFETY: the page is freed at the end of the test.
+            assert!(unsafe { LOCAL.extend_at(cpu(far), page) });
+            let slots = [(far, 7), (1, 8)].map(|(number, value)| {
+                let slot = NonNull::from(Box::leak(Box::new(Slot::new(Cell::new(value)))));
+                // SAFETY: as above.
+                assert!(unsafe { LOCAL.install_at(cpu(number), slot) });
+                slot
+            });
+            Boxes(page, slots)
         });
         for (number, expected) in [(far, 7), (1, 8)] {
             let found = loop {
-                match local.with(&pin(number), |value| value.get()) {
+                match LOCAL.with(&pin(number), |value| value.get()) {
                     Ok(value) => break value,
                     Err(_) => std::thread::yield_now(),
                 }
             };
             assert_eq!(found, expected);
         }
-        giver.join().unwrap();
+        let Boxes(page, slots) = giver.join().unwrap();
+        // SAFETY: these were boxes, and nothing uses the cells any more.
+        unsafe {
+            drop(Box::from_raw(page.as_ptr()));
+            slots.into_iter().for_each(|slot| drop(Box::from_raw(slot.as_ptr())));
+        }
     }
 
     #[test]

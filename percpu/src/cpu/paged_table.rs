@@ -1,7 +1,7 @@
 //! A reference per CPU, set once, in a growing table.
 
 use core::fmt;
-use core::ptr;
+use core::ptr::{self, NonNull};
 
 use crate::CpuId;
 use crate::cpu::pointers::{CpuPage, CpuPointers};
@@ -78,7 +78,8 @@ impl<T> PagedCpuTable<T> {
     /// assert!(TABLE.has_room(CpuId::new(511).unwrap()));
     /// ```
     pub fn extend(&self, cpu: CpuId, page: &'static CpuPage<T>) -> Result<(), &'static CpuPage<T>> {
-        self.parts.extend(cpu, page)
+        // SAFETY: a reference to a page, valid for good.
+        if unsafe { self.parts.extend(cpu, NonNull::from(page)) } { Ok(()) } else { Err(page) }
     }
 
     /// Gives `cpu` a part, for good.

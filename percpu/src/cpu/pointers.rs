@@ -107,7 +107,7 @@ impl<T> CpuPointers<T> {
     fn far(&self, cpu: CpuId) -> Option<&'static AtomicPtr<T>> {
         // Acquire pairs with the Release in `extend`: the page is written.
         let page = self.pages.get(cpu.index() / PAGE_CPUS)?.load(Ordering::Acquire);
-        // SAFETY: a non-null address is that of a `&'static CpuPage`.
+        // SAFETY: a non-null address is that of a page, by the promise made to `extend`.
         let page: &'static CpuPage<T> = unsafe { page.as_ref()? };
         Some(&page.0[cpu.index() % PAGE_CPUS])
     }
@@ -122,17 +122,18 @@ impl<T> CpuPointers<T> {
         cpu.is_near() || self.far(cpu).is_some()
     }
 
-    /// Gives the far CPUs that share a page with `cpu` their page.
+    /// Gives the far CPUs that share a page with `cpu` their page. Returns false if the page is not needed: `cpu` is
+    /// near, or has a page. [`CpuPointers::take_pages`] returns the address with the provenance that it has here.
     ///
-    /// # Errors
+    /// # Safety
     ///
-    /// The page comes back if it is not needed: `cpu` is near, or has a page.
-    pub(crate) fn extend(&self, cpu: CpuId, page: &'static CpuPage<T>) -> Result<(), &'static CpuPage<T>> {
-        let place = self.pages.get(cpu.index() / PAGE_CPUS).filter(|_| !cpu.is_near()).ok_or(page)?;
-        let new = ptr::from_ref(page).cast_mut();
+    /// The address is that of a page, and stays so for as long as the pointers are used.
+    pub(crate) unsafe fn extend(&self, cpu: CpuId, page: NonNull<CpuPage<T>>) -> bool {
+        let Some(place) = self.pages.get(cpu.index() / PAGE_CPUS).filter(|_| !cpu.is_near()) else {
+            return false;
+        };
         // Release pairs with the Acquire in `far`.
-        let placed = place.compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed);
-        placed.map(drop).map_err(|_| page)
+        place.compare_exchange(ptr::null_mut(), page.as_ptr(), Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
     /// Gives `cpu` its pointer, if it has none and there is room. Returns whether it has it now. Release.

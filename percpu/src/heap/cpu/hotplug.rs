@@ -58,12 +58,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if !self.caches.has_room(pin.cpu()) {
             let page = self.pages(pin, node, PAGE_ORDER)?;
             let place = page.cast::<Page>();
-            // SAFETY: the run is ours, large and aligned enough, and goes back when the heap is dropped.
-            let new: &'static Page = unsafe {
-                place.write(Page::new());
-                place.as_ref()
-            };
-            if self.caches.extend(pin.cpu(), new).is_err() {
+            // SAFETY: the run is ours, large and aligned enough.
+            unsafe { place.write(Page::new()) };
+            // SAFETY: the page goes back when the heap is dropped, as the run that it was: the address is the run's.
+            if !unsafe { self.caches.extend_at(pin.cpu(), place) } {
                 // Another CPU was faster. SAFETY: the page was never published.
                 unsafe { self.source.free(pin, page, PAGE_ORDER) };
             }
