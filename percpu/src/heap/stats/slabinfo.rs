@@ -35,7 +35,8 @@ pub struct HeapStats {
     pub slab_bytes: u64,
     /// Bytes of runs of large objects, including runs cached by CPUs.
     pub large_bytes: u64,
-    /// Bytes of the heap's own structures: magazines, lists and the record of runs.
+    /// Bytes of the heap's own structures: magazines, lists and the record of runs. As for large objects, these are the
+    /// lengths that were asked for: a source that gives only powers of two gives more.
     pub metadata_bytes: u64,
 }
 
