@@ -119,10 +119,6 @@ pub(super) fn end(elsewhere: u64, free_pages: impl Fn() -> u64) {
     println!("{tasks} messages, {others} freed by others, {handlers} boxes by handlers");
     println!("free pages: {first}, then {last}; the heap keeps {kept}");
     assert_eq!((stats.live_bytes, stats.slab_bytes + stats.large_bytes), (0, 0), "objects are lost");
-    let held = first - last - elsewhere;
-    assert!(
-        (kept..=kept + ROUNDED_UP).contains(&held),
-        "pages are lost: {held}, of which the heap keeps {kept}"
-    );
+    assert_eq!(first, last + kept + ROUNDED_UP + elsewhere, "pages are lost");
     assert!(others > 1000 && handlers > 100, "too little was done");
 }
