@@ -5,6 +5,9 @@ use std::fmt;
 /// Lines that are shown of a step.
 const LINES: usize = 12;
 
+/// Lines that are shown if none is known to be a reason: a kernel's last words are its panic and the verdict.
+const LAST_LINES: usize = 5;
+
 /// A step that failed, and the lines of its output that say why.
 pub(super) struct Failure {
     step: String,
@@ -16,15 +19,18 @@ pub(super) struct Failure {
 impl Failure {
     /// Picks the reasons from all that the step wrote. If no line is known to be a reason, the last lines are.
     pub(super) fn of(step: &str, output: &[String]) -> Failure {
-        let mut lines: Vec<&str> =
-            output.iter().map(|line| line.trim()).filter(|line| says_why(line)).collect();
-        if lines.is_empty() {
-            lines = output.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
-            lines.drain(..lines.len().saturating_sub(3));
+        let written = || output.iter().map(|line| line.trim()).filter(|line| !line.is_empty());
+        let mut lines: Vec<&str> = Vec::new();
+        for line in written().filter(|line| says_why(line)) {
+            // Test programs name their failed tests twice.
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
         }
-        // Test programs name their failed tests twice.
-        lines.sort_unstable();
-        lines.dedup();
+        if lines.is_empty() {
+            lines = written().collect();
+            lines.drain(..lines.len().saturating_sub(LAST_LINES));
+        }
         let left_out = lines.len().saturating_sub(LINES);
         let reasons = lines.into_iter().take(LINES).map(str::to_owned).collect();
         Failure { step: step.to_owned(), reasons, left_out }
@@ -72,13 +78,20 @@ mod tests {
         ];
         let text = failure(&output);
         assert!(text.contains("test breaks ... FAILED"), "{text}");
+        assert!(text.find("breaks") < text.find("SIGKILL"), "in the order of the output: {text}");
         assert!(text.contains("SIGKILL"), "{text}");
         assert_eq!(text.lines().count(), 3, "{text}");
     }
 
     #[test]
     fn without_a_known_reason_the_last_lines_are_shown() {
-        assert_eq!(failure(&["first", "a", "", "b", "c"]), "    steps\n        a\n        b\n        c\n");
+        let output = ["first", "CPU 0: panicked", "assertion failed", "", "left: 2", "right: 1", "it ended"];
+        let text = failure(&output);
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        assert_eq!(
+            lines,
+            ["steps", "CPU 0: panicked", "assertion failed", "left: 2", "right: 1", "it ended"]
+        );
     }
 
     #[test]

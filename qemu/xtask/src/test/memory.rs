@@ -69,8 +69,8 @@ mod tests {
     fn descendants_are_seen() {
         // The shell is no child of this process, but its child's.
         let script = "sh -c 'x=$(head -c 60000000 /dev/zero | tr \"\\0\" a); echo ${#x}'";
-        let status = std::process::Command::new("sh").args(["-c", script]).status().unwrap();
-        assert!(status.success());
+        let output = std::process::Command::new("sh").args(["-c", script]).output().unwrap();
+        assert!(output.status.success());
         let most = Resident::most_of_descendants();
         assert!(most > Resident(50 * MIB), "{most}");
     }
