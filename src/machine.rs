@@ -56,7 +56,7 @@ pub unsafe trait Machine: Tlb + Copy + Send + 'static {
     /// global allocator, whose callers get no error. The memory has stayed as it was.
     ///
     /// Every build detects some wrong frees; builds with debug assertions or the `hardened` feature
-    /// detect most ([`Heap::dealloc`](topomem_percpu::Heap::dealloc)). Runs at the end of the
+    /// detect most ([`Heap::free`](topomem_percpu::Heap::free)). Runs at the end of the
     /// refused call, in its context, with no lock of topomem held.
     ///
     /// # Panics
@@ -86,7 +86,7 @@ pub unsafe trait Machine: Tlb + Copy + Send + 'static {
     /// [`PageSource::caller`](topomem_percpu::PageSource::caller). A kernel that is compiled with frame pointers
     /// walks them, and returns a return address, or the number of a backtrace that it keeps: between a `Box` and
     /// the global allocator are calls of Rust's library, as many as were not inlined. Not called at all for
-    /// [`Heap::alloc`](topomem_percpu::Heap::alloc) and the like, which note the call in the source.
+    /// [`Heap::try_alloc`](topomem_percpu::Heap::try_alloc) and the like, which note the call in the source.
     ///
     /// Runs in the context that allocates, with no lock of topomem held, and may not allocate from the heap.
     #[cfg(feature = "leak-tracking")]

@@ -84,14 +84,14 @@ pub fn counted_pairs(heap: &Heap<Host, Host>, pairs: usize) {
 fn pair_loop(heap: &Heap<Host, Host>, pairs: usize) {
     for _ in 0..pairs {
         let layout = black_box(Layout::new::<[u64; 8]>());
-        let memory = match heap.alloc(layout) {
+        let memory = match heap.try_alloc(layout) {
             Ok(memory) => black_box(memory),
             Err(error) => panic!("topomem: {error}"),
         };
         // SAFETY: the memory is ours, and aligned for words; it is freed once, with its layout.
         let freed = unsafe {
             memory.cast::<u64>().write(1);
-            heap.dealloc(memory, layout)
+            heap.free(memory, layout)
         };
         assert_eq!(freed, Ok(()));
     }

@@ -100,7 +100,7 @@ impl Machine {
         let (old, new) = (layout(BYTES)?, layout(2 * BYTES)?);
         let mut objects: Vec<NonNull<u8>> = Vec::new();
         for _ in 0..4 {
-            objects.push(heap.alloc(old)?);
+            objects.push(heap.try_alloc(old)?);
         }
         objects.sort_unstable();
         // A guard's page may lie between, and what aligns the next range.
@@ -109,7 +109,7 @@ impl Machine {
         let mut moved = None;
         grown(&mut || {
             // SAFETY: allocated with this layout, and not used.
-            moved = Some(unsafe { heap.realloc(objects[index], old, 2 * BYTES) });
+            moved = Some(unsafe { heap.try_realloc(objects[index], old, 2 * BYTES) });
             self.ranges.flush(pin);
         });
         let moved = moved.ok_or("nothing grew")??;
@@ -119,8 +119,8 @@ impl Machine {
         objects.remove(index);
         // SAFETY: allocated with these layouts, and not used.
         unsafe {
-            heap.dealloc(moved, new)?;
-            objects.into_iter().try_for_each(|object| heap.dealloc(object, old))?;
+            heap.free(moved, new)?;
+            objects.into_iter().try_for_each(|object| heap.free(object, old))?;
         }
         self.ranges.flush(pin);
         Ok(())

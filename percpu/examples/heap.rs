@@ -30,9 +30,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Memory for a layout.
 fn bare_memory() -> Result<(), Box<dyn Error>> {
     let layout = Layout::new::<[u64; 8]>();
-    let memory = HEAP.alloc(layout)?;
+    let memory = HEAP.try_alloc(layout)?;
     // SAFETY: allocated with this layout, and not used any more.
-    unsafe { HEAP.dealloc(memory, layout)? };
+    unsafe { HEAP.free(memory, layout)? };
     println!("64 bytes at {memory:p}, freed again");
     Ok(())
 }

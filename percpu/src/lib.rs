@@ -61,17 +61,17 @@
 //!
 //! HEAP.cpu_online(&Kernel.pin())?;
 //! let wanted = Layout::new::<[u64; 8]>();
-//! let memory = HEAP.alloc(wanted)?;
+//! let memory = HEAP.try_alloc(wanted)?;
 //! // SAFETY: it is ours, and large enough.
 //! unsafe { memory.cast::<[u64; 8]>().write([7; 8]) };
 //! // SAFETY: allocated above with this layout, and not used any more.
-//! unsafe { HEAP.dealloc(memory, wanted)? };
+//! unsafe { HEAP.free(memory, wanted)? };
 //! assert_eq!(HEAP.cpu_stats(CpuId::BOOT).unwrap().hits, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! Freeing twice, or what was never allocated, is detected in builds with debug assertions or the
-//! `hardened` feature, and in every build for large objects: [`Heap::dealloc`] answers
+//! `hardened` feature, and in every build for large objects: [`Heap::free`] answers
 //! [`InvalidFree`], and if nobody reads an answer (as the global allocator)
 //! [`PageSource::refused`] is told.
 //!

@@ -25,7 +25,7 @@ fn layout(size: usize, align: usize) -> Layout {
 
 fn free(heap: &TestHeap<'_>, memory: NonNull<u8>, layout: Layout) {
     // SAFETY: each test frees what it allocated with the layout, once.
-    unsafe { heap.dealloc(memory, layout) }.unwrap();
+    unsafe { heap.free(memory, layout) }.unwrap();
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn every_layout_is_aligned_disjoint_and_returned() {
     for size in sizes.into_iter().chain([4096, 10000, MAX_CLASS_SIZE, 20000, 65536]) {
         for align in [1, 8, 16, 64, 512, 4096, 32768].into_iter().step_by(stride) {
             let layout = layout(size, align);
-            let Ok(memory) = heap.alloc(layout) else { continue };
+            let Ok(memory) = heap.try_alloc(layout) else { continue };
             assert_eq!(memory.addr().get() % align, 0);
             // SAFETY: the heap gave that many bytes.
             unsafe { memory.write_bytes(size as u8, size) };
@@ -69,14 +69,14 @@ fn edge_layouts() {
     let machine = Machine::new(1, 1, MEGABYTE);
     let heap = Heap::new(&machine, &machine);
     let nothing = layout(0, 64);
-    let memory = heap.alloc(nothing).unwrap();
+    let memory = heap.try_alloc(nothing).unwrap();
     assert_eq!(memory.addr().get() % 64, 0);
     free(&heap, memory, nothing);
     assert_eq!(machine.outstanding(), 0);
     let giant = layout((1 << 30) + 1, 8);
-    assert_eq!(heap.alloc(giant), Err(AllocError::TooLarge { size: (1 << 30) + 1, align: 8 }));
-    assert_eq!(heap.alloc(layout(1 << 29, 8)), Err(AllocError::OutOfMemory));
-    assert_eq!(heap.alloc(layout(8, 1 << 31)), Err(AllocError::TooLarge { size: 8, align: 1 << 31 }));
+    assert_eq!(heap.try_alloc(giant), Err(AllocError::TooLarge { size: (1 << 30) + 1, align: 8 }));
+    assert_eq!(heap.try_alloc(layout(1 << 29, 8)), Err(AllocError::OutOfMemory));
+    assert_eq!(heap.try_alloc(layout(8, 1 << 31)), Err(AllocError::TooLarge { size: 8, align: 1 << 31 }));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn zeroed_memory_is_zero_after_use() {
     for size in [24, 16000, 40000] {
         let layout = layout(size, 8);
         for _ in 0..2 {
-            let memory = heap.alloc_zeroed(layout).unwrap();
+            let memory = heap.try_alloc_zeroed(layout).unwrap();
             // SAFETY: inside the allocation, which was zeroed.
             assert!((0..size).step_by(STRIDE).all(|at| unsafe { memory.add(at).read() } == 0));
             // SAFETY: the heap gave that many bytes.
@@ -104,14 +104,14 @@ fn realloc_keeps_contents_and_stays_where_it_can() {
     all_online(&heap);
     let sizes = [1, 7, 8, 9, 100, 112, 113, 16384, 16385, 30000, 40000, 9, 0, 50];
     let mut size = 1;
-    let mut memory = heap.alloc(layout(size, 8)).unwrap();
+    let mut memory = heap.try_alloc(layout(size, 8)).unwrap();
     for new_size in sizes {
         for at in (0..size).step_by(STRIDE) {
             // SAFETY: inside the allocation.
             unsafe { memory.add(at).write(at as u8) };
         }
         // SAFETY: allocated with that layout; only the new place is used from here on.
-        let moved = unsafe { heap.realloc(memory, layout(size, 8), new_size) }.unwrap();
+        let moved = unsafe { heap.try_realloc(memory, layout(size, 8), new_size) }.unwrap();
         for at in (0..size.min(new_size)).step_by(STRIDE) {
             // SAFETY: inside the new allocation, and copied from what was written.
             assert_eq!(unsafe { moved.add(at).read() }, at as u8);
@@ -119,15 +119,15 @@ fn realloc_keeps_contents_and_stays_where_it_can() {
         (memory, size) = (moved, new_size);
     }
     // SAFETY: allocated with that layout; only the new place is used from here on.
-    let grown = unsafe { heap.realloc(memory, layout(50, 8), 56) }.unwrap();
+    let grown = unsafe { heap.try_realloc(memory, layout(50, 8), 56) }.unwrap();
     assert_eq!(grown, memory, "same class, same place");
     free(&heap, grown, layout(56, 8));
-    let large = heap.alloc(layout(40_000, 8)).unwrap();
+    let large = heap.try_alloc(layout(40_000, 8)).unwrap();
     // SAFETY: as above.
-    let grown = unsafe { heap.realloc(large, layout(40_000, 8), 40_960) }.unwrap();
+    let grown = unsafe { heap.try_realloc(large, layout(40_000, 8), 40_960) }.unwrap();
     assert_eq!(grown, large, "same run, same place");
     // SAFETY: as above, and what fails leaves the old place valid.
-    let impossible = unsafe { heap.realloc(grown, layout(40_960, 8), 1 << 31) };
+    let impossible = unsafe { heap.try_realloc(grown, layout(40_960, 8), 1 << 31) };
     assert!(matches!(impossible, Err(ReallocError::Alloc(AllocError::TooLarge { .. }))));
     free(&heap, grown, layout(40_960, 8));
     all_drained(&heap);
@@ -143,18 +143,18 @@ fn memory_is_local_and_remote_frees_go_home() {
     all_online(&heap);
     let layout = layout(64, 8);
     let count = if cfg!(miri) { 120 } else { 500 };
-    let objects: Vec<_> = (0..count).map(|_| heap.alloc(layout).unwrap()).collect();
+    let objects: Vec<_> = (0..count).map(|_| heap.try_alloc(layout).unwrap()).collect();
     assert!(objects.iter().all(|&object| machine.node_of(object).index() == 0));
     become_cpu(1);
     for &object in &objects {
         free(&heap, object, layout);
     }
-    let own = heap.alloc(layout).unwrap();
+    let own = heap.try_alloc(layout).unwrap();
     assert_eq!(machine.node_of(own).index(), 1, "another node's objects are not cached here");
     free(&heap, own, layout);
     assert_eq!(heap.cpu_stats(CpuId::new(1).unwrap()).unwrap().remote_frees, count);
     become_cpu(0);
-    let again: HashSet<_> = (0..count).map(|_| heap.alloc(layout).unwrap()).collect();
+    let again: HashSet<_> = (0..count).map(|_| heap.try_alloc(layout).unwrap()).collect();
     let reused = objects.iter().filter(|object| again.contains(object)).count();
     assert!(reused as u64 > count - 100, "home again, they are used again: {reused}");
     again.into_iter().for_each(|object| free(&heap, object, layout));
@@ -172,7 +172,7 @@ fn most_uses_hit_the_magazines() {
     let layout = layout(64, 8);
     let rounds = if cfg!(miri) { 1 } else { 10 };
     for _ in 0..rounds {
-        let objects: Vec<_> = (0..100).map(|_| heap.alloc(layout).unwrap()).collect();
+        let objects: Vec<_> = (0..100).map(|_| heap.try_alloc(layout).unwrap()).collect();
         objects.into_iter().for_each(|object| free(&heap, object, layout));
     }
     let stats = heap.cpu_stats(CpuId::BOOT).unwrap();
@@ -181,7 +181,7 @@ fn most_uses_hit_the_magazines() {
     // Another CPU of the node lives on what the first one left in the depot.
     let pages = machine.outstanding();
     become_cpu(1);
-    let object = heap.alloc(layout).unwrap();
+    let object = heap.try_alloc(layout).unwrap();
     assert_eq!(machine.outstanding(), pages);
     free(&heap, object, layout);
     become_cpu(0);
@@ -192,14 +192,14 @@ fn works_before_any_cpu_is_online_and_after() {
     let machine = Machine::new(1, 1, MEGABYTE);
     let heap = Heap::new(&machine, &machine);
     let layout = layout(32, 8);
-    let early = heap.alloc(layout).unwrap();
+    let early = heap.try_alloc(layout).unwrap();
     assert_eq!(heap.cpu_offline(&pin()), Err(Unavailable::NotInstalled));
     heap.cpu_online(&pin()).unwrap();
-    let middle = heap.alloc(layout).unwrap();
+    let middle = heap.try_alloc(layout).unwrap();
     free(&heap, early, layout);
     heap.cpu_offline(&pin()).unwrap();
     free(&heap, middle, layout);
-    let late = heap.alloc(layout).unwrap();
+    let late = heap.try_alloc(layout).unwrap();
     let class = SizeClass::of(layout).unwrap();
     assert_eq!((heap.class_stats(class).live, heap.class_stats(class).cached), (1, 0));
     heap.cpu_online(&pin()).unwrap();
@@ -214,7 +214,7 @@ fn emptied_slabs_return_but_for_a_magazine_of_objects() {
     let heap = Heap::new(&machine, &machine);
     let layout = layout(512, 8);
     let (count, slabs) = if cfg!(miri) { (100, 1) } else { (1000, 10) };
-    let objects: Vec<_> = (0..count).map(|_| heap.alloc(layout).unwrap()).collect();
+    let objects: Vec<_> = (0..count).map(|_| heap.try_alloc(layout).unwrap()).collect();
     let class = SizeClass::of(layout).unwrap();
     assert!(heap.class_stats(class).slabs > slabs);
     let slab_bytes = heap.class_stats(class).slab_bytes / heap.class_stats(class).slabs;
@@ -240,7 +240,7 @@ fn nested_uses_are_served() {
             }
             for size in [8, 248, 256, 4000, 20000] {
                 let layout = layout(size, 8);
-                let memory = heap.alloc(layout).unwrap();
+                let memory = heap.try_alloc(layout).unwrap();
                 // SAFETY: the heap gave that many bytes.
                 unsafe { memory.write_bytes(1, size) };
                 free(heap, memory, layout);
@@ -253,7 +253,7 @@ fn nested_uses_are_served() {
     for round in 0..if cfg!(miri) { 10 } else { 200 } {
         let layout = layout([8, 64, 256, 1024, 9000][round % 5], 8);
         become_cpu(round % 2);
-        held.push((heap.alloc(layout).unwrap(), layout));
+        held.push((heap.try_alloc(layout).unwrap(), layout));
     }
     become_cpu(0);
     assert!(heap.cpu_stats(CpuId::BOOT).unwrap().nested > 0);
@@ -278,7 +278,7 @@ fn exhaustion_at_every_step_loses_nothing() {
             let _ = heap.cpu_online(&pin());
             for round in 0..rounds {
                 let layout = layout([24, 256, 700, 9000, 20000][round % 5], 8);
-                if let Ok(memory) = heap.alloc(layout) {
+                if let Ok(memory) = heap.try_alloc(layout) {
                     // SAFETY: the heap gave that many bytes.
                     unsafe { memory.write_bytes(round as u8, layout.size()) };
                     held.push((memory, layout, round as u8));
@@ -315,7 +315,7 @@ fn the_last_free_object_is_found_wherever_it_is() {
     all_online(&heap);
     let layout = layout(2048, 8);
     let mut held = Vec::new();
-    while let Ok(memory) = heap.alloc(layout) {
+    while let Ok(memory) = heap.try_alloc(layout) {
         held.push(memory);
     }
     assert!(held.len() > 700, "{}", held.len());
@@ -326,9 +326,9 @@ fn the_last_free_object_is_found_wherever_it_is() {
     }
     heap.drain(&pin());
     become_cpu(1);
-    held.push(heap.alloc(layout).unwrap());
-    held.push(heap.alloc(layout).unwrap());
-    assert_eq!(heap.alloc(layout), Err(AllocError::OutOfMemory));
+    held.push(heap.try_alloc(layout).unwrap());
+    held.push(heap.try_alloc(layout).unwrap());
+    assert_eq!(heap.try_alloc(layout), Err(AllocError::OutOfMemory));
     held.into_iter().for_each(|memory| free(&heap, memory, layout));
     all_drained(&heap);
     assert_eq!(totals(&heap), (0, 0, 0, 0));
@@ -344,28 +344,28 @@ fn wrong_frees_are_refused() {
     all_online(&heap);
     let small = layout(64, 8);
     let class = SizeClass::of(small).unwrap();
-    let first = heap.alloc(small).unwrap();
-    let second = heap.alloc(small).unwrap();
+    let first = heap.try_alloc(small).unwrap();
+    let second = heap.try_alloc(small).unwrap();
     let address = first.addr().get();
     let wrong = layout(128, 8);
     // SAFETY: wrong frees are refused in checking builds, before they touch anything; each allocation
     // is freed once besides.
     unsafe {
-        let inside = heap.dealloc(first.add(8), small);
+        let inside = heap.free(first.add(8), small);
         assert_eq!(inside, Err(InvalidFree::InsideObject { address: address + 8, class }));
         let other = SizeClass::of(wrong).unwrap();
-        assert_eq!(heap.dealloc(first, wrong), Err(InvalidFree::NotInSlab { address, class: other }));
-        heap.dealloc(first, small).unwrap();
+        assert_eq!(heap.free(first, wrong), Err(InvalidFree::NotInSlab { address, class: other }));
+        heap.free(first, small).unwrap();
         // In a magazine, and after going home from another node.
-        assert_eq!(heap.dealloc(first, small), Err(InvalidFree::DoubleFree { address, class }));
+        assert_eq!(heap.free(first, small), Err(InvalidFree::DoubleFree { address, class }));
         become_cpu(1);
-        heap.dealloc(second, small).unwrap();
-        assert!(matches!(heap.dealloc(second, small), Err(InvalidFree::DoubleFree { .. })));
+        heap.free(second, small).unwrap();
+        assert!(matches!(heap.free(second, small), Err(InvalidFree::DoubleFree { .. })));
         become_cpu(0);
         let large = layout(20000, 8);
-        let run = heap.alloc(large).unwrap();
-        assert!(matches!(heap.dealloc(run.add(64), large), Err(InvalidFree::NotLarge { .. })));
-        heap.dealloc(run, large).unwrap();
+        let run = heap.try_alloc(large).unwrap();
+        assert!(matches!(heap.free(run.add(64), large), Err(InvalidFree::NotLarge { .. })));
+        heap.free(run, large).unwrap();
         // As the global allocator, which has nobody to return it to.
         std::alloc::GlobalAlloc::dealloc(&heap, first.as_ptr(), small);
     }

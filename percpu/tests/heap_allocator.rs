@@ -31,7 +31,7 @@ fn node(index: usize) -> NodeId {
 
 fn free(heap: &TestHeap<'_>, memory: NonNull<u8>, layout: Layout) {
     // SAFETY: each test frees what it allocated with the layout, once.
-    unsafe { heap.dealloc(memory, layout) }.unwrap();
+    unsafe { heap.free(memory, layout) }.unwrap();
 }
 
 /// A heap with all measures against wrong uses that the build has.
@@ -50,6 +50,31 @@ fn check_empty(machine: &Machine, heap: TestHeap<'_>, what: &str) {
     assert_eq!(heap.large_stats().live, 0, "{what}");
     drop(heap);
     assert_eq!(machine.outstanding(), 0, "{what}");
+}
+
+/// In the scope of both traits, each method's name means the trait's: the heap's own methods have other names.
+#[test]
+fn no_method_of_a_trait_is_shadowed() {
+    use std::alloc::GlobalAlloc;
+    let machine = Machine::new(1, 1, MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let (small, large) = (layout(64, 8), layout(100, 8));
+    // SAFETY: the memory has the layout that it is resized and freed with, and is freed once.
+    unsafe {
+        let memory: *mut u8 = heap.alloc(small);
+        assert!(!memory.is_null());
+        let memory: *mut u8 = heap.realloc(memory, small, large.size());
+        assert!(!memory.is_null());
+        let () = heap.dealloc(memory, large);
+        let zeroed: *mut u8 = heap.alloc_zeroed(small);
+        assert!(!zeroed.is_null());
+        let () = heap.dealloc(zeroed, small);
+        let block: NonNull<[u8]> = heap.allocate(small).unwrap();
+        let block = heap.grow(block.cast(), small, large).unwrap();
+        let () = heap.deallocate(block.cast(), large);
+    }
+    check_empty(&machine, heap, "all is freed");
 }
 
 #[test]
@@ -117,9 +142,9 @@ fn memory_on_a_node_is_there_and_goes_home() {
     // What came home to node 2 is used again there.
     become_cpu(0);
     let remote = heap.on(node(2)).unwrap();
-    let (first, pages) = (remote.alloc(layouts[0]).unwrap(), machine.outstanding());
+    let (first, pages) = (remote.try_alloc(layouts[0]).unwrap(), machine.outstanding());
     for _ in 0..if cfg!(miri) { 3 } else { 1000 } {
-        free(&heap, remote.alloc(layouts[0]).unwrap(), layouts[0]);
+        free(&heap, remote.try_alloc(layouts[0]).unwrap(), layouts[0]);
     }
     assert_eq!(machine.outstanding(), pages, "one object at a time needs no second slab");
     free(&heap, first, layouts[0]);
@@ -158,9 +183,9 @@ fn a_full_node_is_served_by_the_nearest() {
     let remote = heap.on(node(1)).unwrap();
     let mut held = std::vec::Vec::new();
     // Of a slab of the CPU's own node, which has more free objects.
-    let own = heap.alloc(layout).unwrap();
+    let own = heap.try_alloc(layout).unwrap();
     let error = loop {
-        match remote.alloc(layout) {
+        match remote.try_alloc(layout) {
             Ok(memory) => held.push(memory),
             Err(error) => break error,
         }
@@ -170,12 +195,12 @@ fn a_full_node_is_served_by_the_nearest() {
     assert!(here > 300 && held.len() - here > 300, "{here} of {}", held.len());
     assert!(held[..here].iter().all(|&memory| machine.node_of(memory) == node(1)), "the node's own first");
     // The last free object is found even if it is in another node's slab.
-    let elsewhere = heap.alloc(layout);
+    let elsewhere = heap.try_alloc(layout);
     assert_eq!(elsewhere, Err(AllocError::OutOfMemory));
     free(&heap, held.pop().unwrap(), layout);
-    held.push(remote.alloc(layout).unwrap());
+    held.push(remote.try_alloc(layout).unwrap());
     free(&heap, own, layout);
-    held.push(remote.alloc(layout).unwrap());
+    held.push(remote.try_alloc(layout).unwrap());
     held.into_iter().for_each(|memory| free(&heap, memory, layout));
     check_empty(&machine, heap, "a full node");
 }
@@ -260,7 +285,7 @@ fn refused_changes_are_told_to_the_page_source() {
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
     let (small, other) = (layout(64, 8), layout(128, 8));
-    let memory = heap.alloc(small).unwrap();
+    let memory = heap.try_alloc(small).unwrap();
     // SAFETY: wrong layouts are refused before anything is touched.
     unsafe {
         heap.deallocate(memory, other);

@@ -33,7 +33,7 @@ fn large_left(heap: &TestHeap<'_>) -> (u64, u64) {
 fn free(heap: &TestHeap<'_>, memory: NonNull<u8>) -> Result<(), InvalidFree> {
     // SAFETY: each test frees what it allocated, and does not use it any more; what is wrong is to be
     // refused.
-    unsafe { heap.dealloc_by_address(memory) }
+    unsafe { heap.free_by_address(memory) }
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn the_address_tells_the_size_of_every_allocation() {
         let held: Vec<_> = sizes()
             .map(|size| {
                 let layout = layout(size, align);
-                let memory = heap.alloc(layout).unwrap();
+                let memory = heap.try_alloc(layout).unwrap();
                 let usable = heap.usable_size(memory).unwrap();
                 assert!(usable >= size, "{usable} bytes for {layout:?}");
                 if let Some(class) = SizeClass::of(layout) {
@@ -77,14 +77,14 @@ fn a_layout_of_the_usable_size_is_as_good() {
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
     for size in sizes() {
-        let memory = heap.alloc(layout(size, 8)).unwrap();
+        let memory = heap.try_alloc(layout(size, 8)).unwrap();
         let usable = heap.usable_size(memory).unwrap();
         // SAFETY: allocated above, and each time the address that is the allocation's now.
         unsafe {
-            let moved = heap.realloc(memory, layout(usable, 8), 2 * usable).unwrap();
+            let moved = heap.try_realloc(memory, layout(usable, 8), 2 * usable).unwrap();
             let twice = heap.usable_size(moved).unwrap();
             assert!(twice >= 2 * usable);
-            heap.dealloc(moved, layout(twice, 8)).unwrap();
+            heap.free(moved, layout(twice, 8)).unwrap();
         }
     }
     all_drained(&heap);
@@ -99,7 +99,7 @@ fn another_cpu_frees_by_address() {
     all_online(&heap);
     for cpu in [1, 2] {
         become_cpu(0);
-        let held: Vec<_> = sizes().map(|size| heap.alloc(layout(size, 1)).unwrap()).collect();
+        let held: Vec<_> = sizes().map(|size| heap.try_alloc(layout(size, 1)).unwrap()).collect();
         become_cpu(cpu);
         held.into_iter().for_each(|memory| free(&heap, memory).unwrap());
     }
@@ -113,7 +113,7 @@ fn an_address_where_nothing_starts_is_refused_in_every_build() {
     let machine = Machine::new(1, 1, 2 * MEGABYTE);
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
-    let large = heap.alloc(layout(10 * 4096, 8)).unwrap();
+    let large = heap.try_alloc(layout(10 * 4096, 8)).unwrap();
     let mut local = 0u64;
     // SAFETY: the offsets lie inside the object.
     let inside = [8, 4096, 5 * 4096].map(|offset| unsafe { large.add(offset) });
@@ -136,7 +136,7 @@ fn the_usable_size_of_an_address_inside_an_object_is_unknown() {
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
     for size in [8, 48, 1024, MAX_CLASS_SIZE] {
-        let memory = heap.alloc(layout(size, 8)).unwrap();
+        let memory = heap.try_alloc(layout(size, 8)).unwrap();
         for offset in [1, 4, size / 2, size - 1] {
             // SAFETY: the offset lies inside the object.
             let inner = unsafe { memory.add(offset) };
@@ -152,7 +152,7 @@ fn wrong_frees_inside_slabs_are_refused_where_frees_are_checked() {
     let machine = Machine::new(1, 1, MEGABYTE);
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
-    let memory = heap.alloc(layout(96, 8)).unwrap();
+    let memory = heap.try_alloc(layout(96, 8)).unwrap();
     let (address, class) = (memory.addr().get(), SizeClass::of(layout(96, 8)).unwrap());
     // SAFETY: the offset lies inside the object.
     let inner = unsafe { memory.add(16) };
@@ -168,11 +168,11 @@ fn a_hardened_heap_needs_layouts() {
     let heap = Heap::with_hardening(&machine, &machine, topomem_percpu::Hardening::ALL);
     all_online(&heap);
     for size in [40, 100_000] {
-        let memory = heap.alloc(layout(size, 8)).unwrap();
+        let memory = heap.try_alloc(layout(size, 8)).unwrap();
         let address = memory.addr().get();
         assert_eq!(heap.usable_size(memory), None);
         assert_eq!(free(&heap, memory), Err(InvalidFree::NotAllocated { address }));
         // SAFETY: allocated above, and not freed yet.
-        unsafe { heap.dealloc(memory, layout(size, 8)) }.unwrap();
+        unsafe { heap.free(memory, layout(size, 8)) }.unwrap();
     }
 }

@@ -35,7 +35,7 @@ fn write_after_free(object: NonNull<u8>) {
 
 /// Allocates until the pages run out, and checks that each object is a memory of its own.
 fn allocate_all(machine: &Machine, heap: &Hardened<'_>, most: usize) -> Vec<NonNull<u8>> {
-    let objects: Vec<_> = (0..most).map_while(|_| heap.alloc(layout(SHAPE)).ok()).collect();
+    let objects: Vec<_> = (0..most).map_while(|_| heap.try_alloc(layout(SHAPE)).ok()).collect();
     let different: BTreeSet<_> = objects.iter().copied().collect();
     assert_eq!(different.len(), objects.len());
     for &object in &objects {
@@ -125,7 +125,7 @@ fn objects_of_a_fresh_slab_are_not_consecutive() {
             let machine = Machine::new(1, 1, MEGABYTE);
             let heap = heap(&machine, Hardening::NONE);
             let count = SizeClass::of(layout(shape)).unwrap().rounds().min(32);
-            let objects: Vec<_> = (0..count).map(|_| heap.alloc(layout(shape)).unwrap()).collect();
+            let objects: Vec<_> = (0..count).map(|_| heap.try_alloc(layout(shape)).unwrap()).collect();
             let offset = |object: &NonNull<u8>| object.addr().get().wrapping_sub(objects[0].addr().get());
             orders.insert(objects.iter().map(|object| offset(object) as isize).collect::<Vec<_>>());
             let is_next =

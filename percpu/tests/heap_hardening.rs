@@ -39,7 +39,7 @@ fn measures(needed: Measure) -> Vec<Hardening> {
 /// What the heap reported is one refused free, and it says so to its caller.
 fn assert_refused(heap: &Hardened<'_>, memory: NonNull<u8>, layout: Layout) -> InvalidFree {
     // SAFETY: a wrong free is refused before anything changes.
-    let invalid = unsafe { heap.dealloc(memory, layout) }.unwrap_err();
+    let invalid = unsafe { heap.free(memory, layout) }.unwrap_err();
     let reports = reports(heap);
     assert_eq!(reports.len(), 1, "{reports:?}");
     assert_eq!(reports[0].finding, Finding::InvalidFree(invalid));
@@ -58,7 +58,7 @@ fn a_write_after_a_free_is_found_and_the_memory_never_handed_out() {
                 let machine = Machine::new(1, 1, 2 * MEGABYTE);
                 let heap = heap(&machine, set);
                 // Both of one slab.
-                let (kept, memory) = (heap.alloc(layout).unwrap(), heap.alloc(layout).unwrap());
+                let (kept, memory) = (heap.try_alloc(layout).unwrap(), heap.try_alloc(layout).unwrap());
                 free(&heap, memory, layout);
                 // SAFETY: what a program must not do; the slab's pages are out, since `kept` is.
                 unsafe { memory.add(offset).write(0x55) };
@@ -66,7 +66,7 @@ fn a_write_after_a_free_is_found_and_the_memory_never_handed_out() {
                 heap.drain(&pin());
                 // Enough to come across all that is free, a hundred times a slab at most.
                 let held: Vec<_> =
-                    (0..if cfg!(miri) { 50 } else { 600 }).map_while(|_| heap.alloc(layout).ok()).collect();
+                    (0..if cfg!(miri) { 50 } else { 600 }).map_while(|_| heap.try_alloc(layout).ok()).collect();
                 assert!(!held.contains(&memory), "{set:?} {shape:?} {offset}");
                 let reports = reports(&heap);
                 assert_eq!(reports.len(), 1, "{reports:?} {set:?} {shape:?} {offset}");
@@ -93,7 +93,7 @@ fn a_byte_written_beside_an_object_is_found() {
             let front = shape.0 < 20_000 && shape.1 <= 64;
             let before: &[isize] = if front { &[-1, -8] } else { &[] };
             for &offset in [shape.0 as isize, shape.0 as isize + 6].iter().chain(before) {
-                let memory = heap.alloc(layout).unwrap();
+                let memory = heap.try_alloc(layout).unwrap();
                 // SAFETY: what a program must not do; the byte is in the object's block.
                 let byte = unsafe { memory.offset(offset) };
                 // SAFETY: as above.
@@ -110,7 +110,7 @@ fn a_byte_written_beside_an_object_is_found() {
                     // The seal is checked as a whole.
                     assert!(found == offset || (found..found + 8).contains(&offset), "{found} {offset}");
                     // SAFETY: as above.
-                    let changed = unsafe { heap.realloc(memory, layout, layout.size() + 1) };
+                    let changed = unsafe { heap.try_realloc(memory, layout, layout.size() + 1) };
                     assert_eq!(changed, Err(ReallocError::Invalid(invalid)));
                     assert_eq!(reports(&heap).len(), 1);
                 }
@@ -131,7 +131,7 @@ fn a_free_with_another_layout_is_found_even_of_the_same_class() {
         let heap = heap(&machine, set);
         for shape in all_shapes() {
             let right = layout(shape);
-            let memory = heap.alloc(right).unwrap();
+            let memory = heap.try_alloc(right).unwrap();
             let (size, align) = shape;
             for wrong in [
                 (size + 1, align),
@@ -168,7 +168,7 @@ fn second_frees_and_wild_pointers_are_found() {
         let heap = heap(&machine, set);
         for shape in all_shapes() {
             let layout = layout(shape);
-            let memory = heap.alloc(layout).unwrap();
+            let memory = heap.try_alloc(layout).unwrap();
             let mut word = [0u64; 4];
             let stack = NonNull::from(&mut word).cast::<u8>();
             let null = NonNull::new(std::ptr::without_provenance_mut(8)).unwrap();
@@ -211,7 +211,7 @@ fn objects_lie_apart_and_keep_their_contents() {
         become_cpu(round % 2);
         for shape in all_shapes() {
             let layout = layout(shape);
-            let memory = heap.alloc_zeroed(layout).unwrap();
+            let memory = heap.try_alloc_zeroed(layout).unwrap();
             assert_eq!(memory.addr().get() % layout.align(), 0);
             // SAFETY: the heap gave that many bytes.
             let bytes = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), layout.size()) };
@@ -226,7 +226,7 @@ fn objects_lie_apart_and_keep_their_contents() {
         become_cpu(index % 2);
         let size = layout.size() * [1, 2, 3][index % 3] / [2, 1][index % 2] + 1;
         // SAFETY: allocated with the layout.
-        let moved = unsafe { heap.realloc(*memory, *layout, size) }.unwrap();
+        let moved = unsafe { heap.try_realloc(*memory, *layout, size) }.unwrap();
         let kept = layout.size().min(size);
         // SAFETY: that many bytes were kept.
         let bytes = unsafe { std::slice::from_raw_parts(moved.as_ptr(), kept) };
@@ -253,7 +253,7 @@ fn shrinking_without_memory_leaves_an_object_where_it_is() {
         let heap = heap(&machine, set);
         for size in [20_001, 100] {
             let layouts = [size, 57, 8].map(|size| layout((size, 8)));
-            let mut memory = heap.alloc(layouts[0]).unwrap();
+            let mut memory = heap.try_alloc(layouts[0]).unwrap();
             for at in 0..size {
                 // SAFETY: inside the object.
                 unsafe { memory.add(at).write(at as u8) };
@@ -263,11 +263,11 @@ fn shrinking_without_memory_leaves_an_object_where_it_is() {
             let mut filler = Vec::new();
             for class in SizeClass::all() {
                 let layout = layout((class.size(), 1));
-                filler.extend(std::iter::from_fn(|| Some((heap.alloc(layout).ok()?, layout))));
+                filler.extend(std::iter::from_fn(|| Some((heap.try_alloc(layout).ok()?, layout))));
             }
             for pair in layouts.windows(2) {
                 // SAFETY: allocated with that layout, or left with it.
-                memory = unsafe { heap.realloc(memory, pair[0], pair[1].size()) }.unwrap();
+                memory = unsafe { heap.try_realloc(memory, pair[0], pair[1].size()) }.unwrap();
                 for at in 0..pair[1].size() {
                     // SAFETY: inside the object.
                     assert_eq!(unsafe { memory.add(at).read() }, at as u8);
@@ -294,10 +294,10 @@ fn a_heap_without_measures_is_a_plain_one() {
     let machine = Machine::new(1, 1, MEGABYTE);
     let plain = Heap::with_hardening(&machine, &machine, Hardening::NONE);
     plain.cpu_online(&pin()).unwrap();
-    let memory = plain.alloc(layout((64, 8))).unwrap();
+    let memory = plain.try_alloc(layout((64, 8))).unwrap();
     assert_eq!(plain.class_stats(SizeClass::of(layout((64, 8))).unwrap()).live, 1);
     // SAFETY: allocated with that layout.
-    unsafe { plain.dealloc(memory, layout((64, 8))) }.unwrap();
+    unsafe { plain.free(memory, layout((64, 8))) }.unwrap();
     all_drained(&plain);
 }
 
@@ -308,12 +308,12 @@ fn freed_memory_waits_in_quarantine() {
         let machine = Machine::new(1, 1, 2 * MEGABYTE);
         let heap = heap(&machine, set);
         let layout = layout((1000, 8));
-        let first = heap.alloc(layout).unwrap();
+        let first = heap.try_alloc(layout).unwrap();
         let class = SizeClass::all().find(|&class| heap.class_stats(class).slabs > 0).unwrap();
         free(&heap, first, layout);
         let mut freed = 0;
         while freed < QUARANTINE_BYTES {
-            let next = heap.alloc(layout).unwrap();
+            let next = heap.try_alloc(layout).unwrap();
             if set.has(Measure::Quarantine) {
                 assert_ne!(next, first, "after {freed} bytes of other frees");
             } else {
@@ -325,7 +325,7 @@ fn freed_memory_waits_in_quarantine() {
         assert_eq!(heap.class_stats(class).live, 0);
         // It does come back.
         assert!((0..200).any(|_| {
-            let next = heap.alloc(layout).unwrap();
+            let next = heap.try_alloc(layout).unwrap();
             free(&heap, next, layout);
             next == first
         }));
@@ -340,16 +340,16 @@ fn freed_memory_waits_in_quarantine() {
         let machine = Machine::new(1, 1, 4 * MEGABYTE);
         let heap = heap(&machine, quarantine);
         let (large, small) = (layout((size, 8)), layout((100, 8)));
-        let others: Vec<_> = (0..QUARANTINE_BYTES / 100).map(|_| heap.alloc(small).unwrap()).collect();
+        let others: Vec<_> = (0..QUARANTINE_BYTES / 100).map(|_| heap.try_alloc(small).unwrap()).collect();
         let class = SizeClass::all().find(|&class| heap.class_stats(class).slabs > 0).unwrap();
-        let first = heap.alloc(large).unwrap();
+        let first = heap.try_alloc(large).unwrap();
         free(&heap, first, large);
         let (mut freed, mut held) = (0, Vec::new());
         for other in others {
             free(&heap, other, small);
             freed += class.size();
             if freed + 8192 > QUARANTINE_BYTES {
-                held.push(heap.alloc(large).unwrap());
+                held.push(heap.try_alloc(large).unwrap());
             }
             if quarantine.has(Measure::Quarantine) && freed < QUARANTINE_BYTES {
                 assert!(!held.contains(&first), "{size}: after {freed} bytes of other frees");
@@ -362,7 +362,7 @@ fn freed_memory_waits_in_quarantine() {
         let machine = Machine::new(1, 1, 2 * MEGABYTE);
         let heap = heap(&machine, quarantine);
         let layout = layout((1024, 128));
-        let objects: Vec<_> = (0..80).map(|_| heap.alloc(layout).unwrap()).collect();
+        let objects: Vec<_> = (0..80).map(|_| heap.try_alloc(layout).unwrap()).collect();
         free(&heap, objects[0], layout);
         free(&heap, objects[1], layout);
         // SAFETY: what a program must not do; the slab's pages are out.
@@ -383,7 +383,7 @@ fn freed_memory_holds_zeros() {
         let heap = heap(&machine, set);
         for shape in all_shapes() {
             let layout = layout(shape);
-            let (kept, memory) = (heap.alloc(layout).unwrap(), heap.alloc(layout).unwrap());
+            let (kept, memory) = (heap.try_alloc(layout).unwrap(), heap.try_alloc(layout).unwrap());
             // SAFETY: the heap gave that many bytes.
             unsafe { memory.write_bytes(SECRET, layout.size()) };
             free(&heap, memory, layout);
@@ -400,7 +400,7 @@ fn freed_memory_holds_zeros() {
     }
     let machine = Machine::new(1, 1, MEGABYTE);
     let plain = heap(&machine, Hardening::NONE);
-    let memory = plain.alloc(layout((30_000, 8))).unwrap();
+    let memory = plain.try_alloc(layout((30_000, 8))).unwrap();
     // SAFETY: the heap gave that many bytes.
     unsafe { memory.write_bytes(SECRET, 30_000) };
     free(&plain, memory, layout((30_000, 8)));

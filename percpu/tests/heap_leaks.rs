@@ -68,7 +68,7 @@ fn an_allocation_as_global_allocator_has_the_caller_that_the_page_source_names()
                 assert!(std::slice::from_raw_parts(zeroed, size).iter().all(|&byte| byte == 0));
                 assert_eq!(sites(&heap), [(site, size as u64)]);
                 // The heap's own functions name their calls all the same.
-                let own = heap.alloc(layout).unwrap();
+                let own = heap.try_alloc(layout).unwrap();
                 assert!(matches!(
                     sites(&heap)[..],
                     [(Some(Site::Call(_)), _), (Some(Site::Caller(_)), _)]
@@ -100,7 +100,7 @@ fn a_report_names_the_caller_of_the_global_allocator() {
     // SAFETY: what a program must not do; the byte is in the object's block.
     unsafe { memory.add(64).write(1) };
     // SAFETY: as above: the free is refused.
-    unsafe { heap.dealloc(memory, layout) }.unwrap_err();
+    unsafe { heap.free(memory, layout) }.unwrap_err();
     let said = reports(&heap)[0].to_string();
     assert!(said.ends_with("; allocated by cpu0 at caller 0x1234"), "{said}");
 }
@@ -136,9 +136,9 @@ fn a_leak_is_listed_with_its_call_site_and_cpu() {
         let (mut leaked, mut lines) = (Vec::new(), Vec::new());
         for cpu in 0..2 {
             become_cpu(cpu);
-            let freed: Vec<_> = (0..30).map(|_| heap.alloc(layout).unwrap()).collect();
+            let freed: Vec<_> = (0..30).map(|_| heap.try_alloc(layout).unwrap()).collect();
             for _ in 0..=cpu {
-                leaked.push(heap.alloc(layout).unwrap());
+                leaked.push(heap.try_alloc(layout).unwrap());
                 lines.push(line!() - 1);
             }
             freed.into_iter().for_each(|memory| free(&heap, memory, layout));
@@ -161,7 +161,7 @@ fn a_leak_is_listed_with_its_call_site_and_cpu() {
             let saved = byte.read();
             byte.write(!saved);
             if set.has(Measure::RedZones) {
-                heap.dealloc(leaked[0], layout).unwrap_err();
+                heap.free(leaked[0], layout).unwrap_err();
                 assert_eq!(reports(&heap)[0].origin, found[0].origin);
             }
             byte.write(saved);
@@ -170,7 +170,7 @@ fn a_leak_is_listed_with_its_call_site_and_cpu() {
         let cpus = 2..if cfg!(miri) { 5 } else { 200 };
         let of_cpu = |cpu| {
             become_cpu(cpu);
-            heap.alloc(layout).unwrap()
+            heap.try_alloc(layout).unwrap()
         };
         let held: Vec<_> = cpus.map(of_cpu).collect();
         let found = listed();
@@ -200,7 +200,7 @@ fn large_objects_are_listed_with_their_call_sites() {
         for (cpu, size, count) in [(0, 40_001, 2), (1, 100_000, 1), (0, 100, 3), (1, 20_000, 40)] {
             become_cpu(cpu);
             lines.push((cpu, line!() + 1, count, size as u64 * count));
-            held.extend((0..count).map(|_| (heap.alloc(layout((size, 8))).unwrap(), size)));
+            held.extend((0..count).map(|_| (heap.try_alloc(layout((size, 8))).unwrap(), size)));
         }
         become_cpu(0);
         let listed = || {
@@ -245,11 +245,11 @@ fn large_objects_are_listed_while_others_free_them() {
                 become_cpu(cpu);
                 for round in 0..4000 {
                     let layout = layout(([20_000, 40_000, 130_000][round % 3], 8));
-                    let memory = heap.alloc(layout).unwrap();
+                    let memory = heap.try_alloc(layout).unwrap();
                     // SAFETY: the heap has just given it, and it is freed once.
                     unsafe {
                         memory.write_bytes(0x11, layout.size());
-                        heap.dealloc(memory, layout).unwrap();
+                        heap.free(memory, layout).unwrap();
                     }
                     // So that runs go back to the source.
                     heap.drain(&pin());
@@ -298,7 +298,7 @@ fn a_list_of_what_is_out_calls_the_page_source_without_a_lock() {
     let layout = layout((100, 8));
     for cpu in 0..CPUS {
         become_cpu(cpu);
-        heap.alloc(layout).unwrap();
+        heap.try_alloc(layout).unwrap();
     }
     become_cpu(0);
     WATCHING.store(true, Ordering::SeqCst);

@@ -23,7 +23,7 @@ fn layout(size: usize) -> Layout {
 
 fn free(heap: &TestHeap<'_>, memory: NonNull<u8>, layout: Layout) {
     // SAFETY: each test frees what it allocated with the layout, once.
-    unsafe { heap.dealloc(memory, layout) }.unwrap();
+    unsafe { heap.free(memory, layout) }.unwrap();
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn wrong_frees_of_large_objects_are_refused_in_every_build() {
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
     let (large, half) = (layout(200_000), layout(100_000));
-    let memory = heap.alloc(large).unwrap();
+    let memory = heap.try_alloc(large).unwrap();
     let address = memory.addr().get();
     let (stats, pages) = (heap.large_stats(), machine.outstanding());
     let length = RunLength::for_pages(50).unwrap();
@@ -40,22 +40,22 @@ fn wrong_frees_of_large_objects_are_refused_in_every_build() {
     // SAFETY: wrong frees are refused before they touch anything.
     unsafe {
         let wrong = InvalidFree::WrongSize { address, size: half.size(), length };
-        assert_eq!(heap.dealloc(memory, half), Err(wrong));
-        assert_eq!(heap.realloc(memory, half, 90_000), Err(ReallocError::Invalid(wrong)));
+        assert_eq!(heap.free(memory, half), Err(wrong));
+        assert_eq!(heap.try_realloc(memory, half, 90_000), Err(ReallocError::Invalid(wrong)));
         for offset in [64, 32 * 1024, 128 * 1024] {
             let inner = memory.add(offset);
             let not_large = InvalidFree::NotLarge { address: address + offset, size: half.size() };
-            assert_eq!(heap.dealloc(inner, half), Err(not_large));
-            assert_eq!(heap.realloc(inner, half, 200_000), Err(ReallocError::Invalid(not_large)));
+            assert_eq!(heap.free(inner, half), Err(not_large));
+            assert_eq!(heap.try_realloc(inner, half, 200_000), Err(ReallocError::Invalid(not_large)));
         }
         // Larger than any run.
         let giant = layout(1 << 40);
-        assert!(matches!(heap.dealloc(memory, giant), Err(InvalidFree::WrongSize { .. })));
+        assert!(matches!(heap.free(memory, giant), Err(InvalidFree::WrongSize { .. })));
         // As a small object. (Its first bytes are no slab's header.)
         memory.write_bytes(0, 64);
         let small = layout(64);
         let class = SizeClass::of(small).unwrap();
-        assert_eq!(heap.dealloc(memory, small), Err(InvalidFree::NotInSlab { address, class }));
+        assert_eq!(heap.free(memory, small), Err(InvalidFree::NotInSlab { address, class }));
     }
     assert_eq!((heap.large_stats(), machine.outstanding()), (stats, pages));
     free(&heap, memory, large);
@@ -70,8 +70,8 @@ fn wrong_frees_of_large_objects_are_refused_in_every_build() {
         let pages = machine.outstanding();
         // SAFETY: a second free is refused before it touches anything.
         unsafe {
-            assert_eq!(heap.dealloc(memory, large), Err(twice));
-            assert_eq!(heap.realloc(memory, large, 200_001), Err(ReallocError::Invalid(twice)));
+            assert_eq!(heap.free(memory, large), Err(twice));
+            assert_eq!(heap.try_realloc(memory, large, 200_001), Err(ReallocError::Invalid(twice)));
             // As the global allocator, which has nobody to return it to.
             GlobalAlloc::dealloc(&heap, memory.as_ptr(), large);
             assert!(GlobalAlloc::realloc(&heap, memory.as_ptr(), large, 10).is_null());
@@ -89,18 +89,18 @@ fn a_small_object_freed_with_another_classes_layout_is_refused_in_every_build() 
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
     let right = layout(64);
-    let memory = heap.alloc(right).unwrap();
+    let memory = heap.try_alloc(right).unwrap();
     let address = memory.addr().get();
     for cpu in [0, 1] {
         become_cpu(cpu);
         for size in [8, 72, 128, 16_000] {
             let class = SizeClass::of(layout(size)).unwrap();
             // SAFETY: wrong frees are refused before they touch anything.
-            let refused = unsafe { heap.dealloc(memory, layout(size)) };
+            let refused = unsafe { heap.free(memory, layout(size)) };
             assert_eq!(refused, Err(InvalidFree::NotInSlab { address, class }));
         }
         // SAFETY: as above.
-        let refused = unsafe { heap.dealloc(memory, layout(20_000)) };
+        let refused = unsafe { heap.free(memory, layout(20_000)) };
         assert_eq!(refused, Err(InvalidFree::NotLarge { address, size: 20_000 }));
     }
     become_cpu(0);
@@ -118,25 +118,25 @@ fn a_change_of_size_of_what_is_not_held_is_refused() {
     all_online(&heap);
     let fifty = layout(50);
     let class = SizeClass::of(fifty).unwrap();
-    let memory = heap.alloc(fifty).unwrap();
+    let memory = heap.try_alloc(fifty).unwrap();
     let address = memory.addr().get();
     // SAFETY: what is wrong is refused before it touches anything.
     unsafe {
         for new_size in [51, 10, 3000, 0] {
             assert_eq!(
-                heap.realloc(memory.add(8), fifty, new_size),
+                heap.try_realloc(memory.add(8), fifty, new_size),
                 Err(ReallocError::Invalid(InvalidFree::InsideObject { address: address + 8, class }))
             );
             let other = SizeClass::of(layout(500)).unwrap();
             assert_eq!(
-                heap.realloc(memory, layout(500), new_size),
+                heap.try_realloc(memory, layout(500), new_size),
                 Err(ReallocError::Invalid(InvalidFree::NotInSlab { address, class: other }))
             );
         }
-        heap.dealloc(memory, fifty).unwrap();
+        heap.free(memory, fifty).unwrap();
         for new_size in [51, 10, 3000, 0] {
             assert_eq!(
-                heap.realloc(memory, fifty, new_size),
+                heap.try_realloc(memory, fifty, new_size),
                 Err(ReallocError::Invalid(InvalidFree::DoubleFree { address, class }))
             );
         }
@@ -163,7 +163,7 @@ fn no_shrinking_fails() {
     ];
     // Miri takes its time: one large object, all of whose smaller sizes have no slab yet.
     let cases = if cfg!(miri) { &cases[3..4] } else { &cases[..] };
-    let held: Vec<_> = cases.iter().map(|sizes| heap.alloc(layout(sizes[0])).unwrap()).collect();
+    let held: Vec<_> = cases.iter().map(|sizes| heap.try_alloc(layout(sizes[0])).unwrap()).collect();
     for (memory, sizes) in held.iter().zip(cases) {
         // SAFETY: the heap gave that many bytes.
         unsafe { memory.write_bytes(0x5a, sizes[0]) };
@@ -172,7 +172,7 @@ fn no_shrinking_fails() {
     machine.allowance.store(0, Ordering::SeqCst);
     let mut filler = Vec::new();
     for class in SizeClass::all() {
-        while let Ok(object) = heap.alloc(layout(class.size())) {
+        while let Ok(object) = heap.try_alloc(layout(class.size())) {
             filler.push((object, layout(class.size())));
         }
     }
@@ -182,7 +182,7 @@ fn no_shrinking_fails() {
         let mut least = sizes[0];
         for pair in sizes.windows(2) {
             // SAFETY: allocated with that layout, or left with it.
-            memory = unsafe { heap.realloc(memory, layout(pair[0]), pair[1]) }.unwrap();
+            memory = unsafe { heap.try_realloc(memory, layout(pair[0]), pair[1]) }.unwrap();
             least = least.min(pair[1]);
             for at in [0, least / 2, least - 1] {
                 // SAFETY: inside the allocation.
@@ -195,8 +195,8 @@ fn no_shrinking_fails() {
     for &(memory, _) in &last {
         // SAFETY: wrong frees are refused before they touch anything.
         unsafe {
-            assert!(matches!(heap.dealloc(memory, layout(5000)), Err(InvalidFree::NotInSlab { .. })));
-            assert!(heap.dealloc(memory, layout(400_000)).is_err());
+            assert!(matches!(heap.free(memory, layout(5000)), Err(InvalidFree::NotInSlab { .. })));
+            assert!(heap.free(memory, layout(400_000)).is_err());
         }
     }
     let live = last.len() + filler.len();
@@ -209,7 +209,7 @@ fn no_shrinking_fails() {
         free(&heap, memory, layout);
         if cfg!(any(debug_assertions, feature = "hardened")) {
             // SAFETY: a second free is refused before it touches anything.
-            assert!(unsafe { heap.dealloc(memory, layout) }.is_err());
+            assert!(unsafe { heap.free(memory, layout) }.is_err());
         }
     }
     filler.into_iter().for_each(|(memory, layout)| free(&heap, memory, layout));
@@ -226,10 +226,10 @@ fn growing_fails_while_no_memory_is_left_and_changes_nothing() {
     let machine = Machine::new(1, 1, MEGABYTE);
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
-    let memory = heap.alloc(layout(20_000)).unwrap();
+    let memory = heap.try_alloc(layout(20_000)).unwrap();
     machine.allowance.store(0, Ordering::SeqCst);
     // SAFETY: allocated with that layout, which holds as long as nothing succeeds.
-    let grown = unsafe { heap.realloc(memory, layout(20_000), 40_000) };
+    let grown = unsafe { heap.try_realloc(memory, layout(20_000), 40_000) };
     assert_eq!(grown, Err(ReallocError::Alloc(AllocError::OutOfMemory)));
     free(&heap, memory, layout(20_000));
 }
@@ -277,11 +277,11 @@ fn a_misaligned_run_is_refused_and_given_back() {
             let online = heap.cpu_online(&pin());
             refused += usize::from(matches!(online, Err(AllocError::MisalignedRun { .. })));
             for size in [8, 64, 256, 2000, 16_000, 20_000, 40_000, 100_000, 200_000] {
-                match heap.alloc(layout(size)) {
+                match heap.try_alloc(layout(size)) {
                     // SAFETY: the heap gave that many bytes, freed once.
                     Ok(memory) => unsafe {
                         memory.write_bytes(1, size);
-                        heap.dealloc(memory, layout(size)).unwrap();
+                        heap.free(memory, layout(size)).unwrap();
                     },
                     Err(AllocError::MisalignedRun { address, order: asked }) => {
                         // A run whose length is no order's need not be aligned to more than a page.
@@ -314,7 +314,7 @@ fn layouts_at_the_edge_of_the_address_space_are_refused() {
         [(largest, 1), (largest - 4095, 4096), (1, 1 << 62), (0, 1 << 62), ((1 << 30) + 1, 8)]
     {
         let layout = Layout::from_size_align(size, align).unwrap();
-        match heap.alloc(layout) {
+        match heap.try_alloc(layout) {
             Ok(memory) => {
                 assert_eq!((size, memory.addr().get() % align), (0, 0));
                 free(&heap, memory, layout);
@@ -322,17 +322,17 @@ fn layouts_at_the_edge_of_the_address_space_are_refused() {
             Err(error) => assert_eq!(error, AllocError::TooLarge { size, align }),
         }
     }
-    let memory = heap.alloc(layout(100)).unwrap();
+    let memory = heap.try_alloc(layout(100)).unwrap();
     for new_size in [usize::MAX, largest + 1, largest, 1 << 40] {
         // SAFETY: allocated with that layout, which holds as long as nothing succeeds.
-        let grown = unsafe { heap.realloc(memory, layout(100), new_size) };
+        let grown = unsafe { heap.try_realloc(memory, layout(100), new_size) };
         assert!(matches!(grown, Err(ReallocError::Alloc(AllocError::TooLarge { .. }))), "{grown:?}");
     }
     // To nothing and back: an allocation of no bytes is no memory.
     // SAFETY: allocated with that layout; each change takes the last one's place.
-    let nothing = unsafe { heap.realloc(memory, layout(100), 0) }.unwrap();
+    let nothing = unsafe { heap.try_realloc(memory, layout(100), 0) }.unwrap();
     // SAFETY: as above.
-    let memory = unsafe { heap.realloc(nothing, layout(0), 100) }.unwrap();
+    let memory = unsafe { heap.try_realloc(nothing, layout(0), 100) }.unwrap();
     free(&heap, memory, layout(100));
     all_drained(&heap);
     assert_eq!(totals(&heap), (0, 0, 0, 0));

@@ -81,7 +81,7 @@ proptest! {
                 Operation::Alloc { cpu, size, align_log, zeroed } => {
                     become_cpu(cpu);
                     let layout = Layout::from_size_align(size, 1 << align_log).unwrap();
-                    let memory = if zeroed { heap.alloc_zeroed(layout) } else { heap.alloc(layout) };
+                    let memory = if zeroed { heap.try_alloc_zeroed(layout) } else { heap.try_alloc(layout) };
                     let Ok(memory) = memory else { continue };
                     prop_assert_eq!(memory.addr().get() % layout.align(), 0);
                     if size == 0 {
@@ -104,14 +104,14 @@ proptest! {
                     let Some(held) = model.remove(&memory) else { continue };
                     check_and_fill(memory, &held, held.layout.size());
                     // SAFETY: the model held it, with the layout that it was allocated with.
-                    prop_assert_eq!(unsafe { heap.dealloc(memory, held.layout) }, Ok(()));
+                    prop_assert_eq!(unsafe { heap.free(memory, held.layout) }, Ok(()));
                 }
                 Operation::Realloc { cpu, which, size } => {
                     become_cpu(cpu);
                     let Some(memory) = chosen(which) else { continue };
                     let Some(mut held) = model.remove(&memory) else { continue };
                     // SAFETY: the model held it with that layout, and holds from here on what comes back.
-                    match unsafe { heap.realloc(memory, held.layout, size) } {
+                    match unsafe { heap.try_realloc(memory, held.layout, size) } {
                         Ok(moved) => {
                             let kept = held.layout.size().min(size);
                             held.layout = Layout::from_size_align(size, held.layout.align()).unwrap();
@@ -146,7 +146,7 @@ proptest! {
         for (memory, held) in model {
             check_and_fill(memory, &held, held.layout.size());
             // SAFETY: the model held it, with the layout that it was allocated with.
-            prop_assert_eq!(unsafe { heap.dealloc(memory, held.layout) }, Ok(()));
+            prop_assert_eq!(unsafe { heap.free(memory, held.layout) }, Ok(()));
         }
         all_drained(&heap);
         prop_assert_eq!(totals(&heap), (0, 0, 0, 0));

@@ -45,7 +45,7 @@ fn free_elsewhere(heap: &TestHeap<'_>, objects: &[(usize, NonNull<u8>)], layout:
         let mut others = NODES[at + 1..].iter().chain(&NODES[..at]);
         become_cpu(*others.find(|&&other| other % STRIDE == node % STRIDE).unwrap());
         // SAFETY: the object is live, of this layout, and freed once.
-        unsafe { heap.dealloc(object, layout).unwrap() };
+        unsafe { heap.free(object, layout).unwrap() };
     }
 }
 
@@ -58,7 +58,7 @@ fn objects_go_home_from_any_node() {
     for &node in NODES {
         become_cpu(node);
         for _ in 0..PER_NODE {
-            let object = heap.alloc(SMALL).unwrap();
+            let object = heap.try_alloc(SMALL).unwrap();
             assert_eq!(machine.node_of(object).index(), node);
             objects.push((node, object));
         }
@@ -88,7 +88,7 @@ fn large_objects_are_kept_by_cpus_of_their_node() {
     let mut objects = Vec::new();
     for &node in NODES {
         become_cpu(node);
-        let object = heap.alloc(LARGE).unwrap();
+        let object = heap.try_alloc(LARGE).unwrap();
         assert_eq!(machine.node_of(object).index(), node);
         objects.push((node, object));
     }
@@ -96,10 +96,10 @@ fn large_objects_are_kept_by_cpus_of_their_node() {
     assert_eq!(heap.large_stats().cached, 0, "another node's runs are not kept");
     for &node in NODES {
         become_cpu(node);
-        let object = heap.alloc(LARGE).unwrap();
+        let object = heap.try_alloc(LARGE).unwrap();
         assert_eq!(machine.node_of(object).index(), node);
         // SAFETY: just allocated.
-        unsafe { heap.dealloc(object, LARGE).unwrap() };
+        unsafe { heap.free(object, LARGE).unwrap() };
     }
     let kept = NODES.iter().filter(|&&node| node < 64).count() as u64;
     assert_eq!(heap.large_stats().cached, kept, "the own node's are, of the first 64 nodes");
@@ -114,10 +114,10 @@ fn the_table_names_each_node_in_use() {
     online(&heap);
     let last = MAX_NODES - 1;
     become_cpu(last);
-    let object = heap.alloc(SMALL).unwrap();
+    let object = heap.try_alloc(SMALL).unwrap();
     let table = heap.slabinfo().to_string();
     assert!(table.contains(&format!("node{last}: 1 slabs")), "{table}");
     assert!(!table.contains("node0:"), "{table}");
     // SAFETY: just allocated.
-    unsafe { heap.dealloc(object, SMALL).unwrap() };
+    unsafe { heap.free(object, SMALL).unwrap() };
 }

@@ -20,11 +20,11 @@ fn layout(size: usize) -> Layout {
 
 fn free(heap: &TestHeap<'_>, memory: NonNull<u8>, layout: Layout) {
     // SAFETY: each test frees what it allocated with the layout, once.
-    unsafe { heap.dealloc(memory, layout) }.unwrap();
+    unsafe { heap.free(memory, layout) }.unwrap();
 }
 
 fn allocate(heap: &TestHeap<'_>, layout: Layout, count: usize) -> Vec<NonNull<u8>> {
-    (0..count).map(|_| heap.alloc(layout).unwrap()).collect()
+    (0..count).map(|_| heap.try_alloc(layout).unwrap()).collect()
 }
 
 fn cpu_stats(heap: &TestHeap<'_>, cpu: usize) -> CpuHeapStats {
@@ -94,7 +94,7 @@ fn a_cpu_whose_node_is_full_reuses_its_slabs() {
             all_online(&heap);
         }
         let layout = layout(64);
-        free(&heap, heap.alloc(layout).unwrap(), layout);
+        free(&heap, heap.try_alloc(layout).unwrap(), layout);
         heap.drain(&pin());
         fill_node(&machine, 0);
         let before = machine.outstanding();
@@ -191,7 +191,7 @@ fn the_page_source_may_reclaim_inside_an_allocation() {
     for round in 0..if cfg!(miri) { 60 } else { 2000 } {
         become_cpu(round / 3 % 2);
         let layout = layout([64, 256, 1000, 9000, 40_000][round % 5]);
-        if let Ok(memory) = heap.alloc(layout) {
+        if let Ok(memory) = heap.try_alloc(layout) {
             // SAFETY: the heap gave that many bytes.
             unsafe { memory.write_bytes(round as u8, layout.size()) };
             held.push((memory, layout));
@@ -282,7 +282,7 @@ fn slabs_that_are_mostly_free_empty_while_objects_come_and_go() {
     for _ in 0..5 * objects.len() {
         let index = random_index(objects.len());
         free(&heap, objects[index], layout);
-        objects[index] = heap.alloc(layout).unwrap();
+        objects[index] = heap.try_alloc(layout).unwrap();
     }
     let after = heap.class_stats(class).slabs;
     assert!(before > 150 && after < 80, "{before} slabs, then {after}, where 60 are enough");

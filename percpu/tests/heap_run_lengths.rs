@@ -19,12 +19,12 @@ fn lengths_that_are_no_power_of_two_cost_none() {
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
     // The record of the runs has its tables from here on.
-    free(&heap, heap.alloc(layout(20_000)).unwrap(), layout(20_000));
+    free(&heap, heap.try_alloc(layout(20_000)).unwrap(), layout(20_000));
     heap.drain(&pin());
     let bare = machine.outstanding();
     for size in (MAX_CLASS_SIZE + 1..64 * PAGE).step_by(777).chain([33 * PAGE, 64 * PAGE]) {
         let layout = layout(size);
-        let memory = heap.alloc(layout).unwrap();
+        let memory = heap.try_alloc(layout).unwrap();
         // SAFETY: the heap gave that many bytes.
         unsafe { memory.write_bytes(0x77, size) };
         let (least, pages) = (size.div_ceil(PAGE), machine.outstanding() - bare);
@@ -43,16 +43,16 @@ fn an_object_that_grows_moves_into_a_longer_run() {
     all_online(&heap);
     // Without a run that was freed, there is no such place.
     let long = layout(64 * PAGE);
-    let kept = heap.alloc(long).unwrap();
+    let kept = heap.try_alloc(long).unwrap();
     free(&heap, kept, long);
     let held = machine.outstanding();
     let mut now = layout(MAX_CLASS_SIZE);
-    let mut memory = heap.alloc(now).unwrap();
+    let mut memory = heap.try_alloc(now).unwrap();
     // SAFETY: the heap gave that many bytes.
     unsafe { memory.write_bytes(0x5a, now.size()) };
     for pages in [8, 16, 40, 64] {
         // SAFETY: allocated with this layout, and used by its new place from here on.
-        memory = unsafe { heap.realloc(memory, now, pages * PAGE) }.unwrap();
+        memory = unsafe { heap.try_realloc(memory, now, pages * PAGE) }.unwrap();
         assert_eq!(memory, kept, "of {pages} pages");
         now = layout(pages * PAGE);
         // SAFETY: so many bytes are there.
@@ -78,23 +78,23 @@ fn alignments_beyond_a_page_are_honoured() {
         let layout = Layout::from_size_align(size * PAGE, align * PAGE).unwrap();
         for _ in 0..2 {
             // A kept run that is aligned to a page, and then another.
-            let memory = heap.alloc(layout).unwrap();
+            let memory = heap.try_alloc(layout).unwrap();
             assert_eq!(memory.addr().get() % layout.align(), 0);
             free(&heap, memory, layout);
-            let memory = heap.alloc(layout).unwrap();
+            let memory = heap.try_alloc(layout).unwrap();
             assert_eq!(memory.addr().get() % layout.align(), 0);
             held.push((memory, layout));
         }
     }
     // The run that is kept is aligned to less than is asked for.
     let [loose, strict] = [1, 16].map(|align| Layout::from_size_align(17 * PAGE, align * PAGE).unwrap());
-    let runs: Vec<_> = (0..4).map(|_| heap.alloc(loose).unwrap()).collect();
+    let runs: Vec<_> = (0..4).map(|_| heap.try_alloc(loose).unwrap()).collect();
     let (aligned, other): (Vec<_>, Vec<_>) =
         runs.into_iter().partition(|run| run.addr().get() % strict.align() == 0);
     assert!(!other.is_empty());
     aligned.into_iter().for_each(|memory| held.push((memory, loose)));
     other.into_iter().for_each(|memory| free(&heap, memory, loose));
-    let memory = heap.alloc(strict).unwrap();
+    let memory = heap.try_alloc(strict).unwrap();
     assert_eq!(memory.addr().get() % strict.align(), 0);
     held.push((memory, strict));
     held.into_iter().for_each(|(memory, layout)| free(&heap, memory, layout));
@@ -112,7 +112,7 @@ fn what_one_cpu_allocates_another_frees() {
     let layout = layout(30_000);
     let pass = |heap: &TestHeap<'_>| {
         become_cpu(0);
-        let memory = heap.alloc(layout).unwrap();
+        let memory = heap.try_alloc(layout).unwrap();
         become_cpu(1);
         free(heap, memory, layout);
     };
@@ -148,13 +148,13 @@ fn changes_of_size_stay_in_place_where_the_neighbours_are_free() {
     heap.cpu_online(&pin()).unwrap();
     let pages = |pages: usize| layout(pages * PAGE);
     // Behind the first run come the tables of the record, behind the second one nothing.
-    let first = heap.alloc(pages(5)).unwrap();
-    let memory = heap.alloc(pages(5)).unwrap();
+    let first = heap.try_alloc(pages(5)).unwrap();
+    let memory = heap.try_alloc(pages(5)).unwrap();
     fill(memory, 5 * PAGE);
     let bare = source.machine.outstanding() - 5;
     let realloc = |memory, from, to| {
         // SAFETY: the test has the object with that layout, and uses what comes back.
-        unsafe { heap.realloc(memory, pages(from), to * PAGE) }
+        unsafe { heap.try_realloc(memory, pages(from), to * PAGE) }
     };
     let sizes = [5, 6, 20, 9, 8, 32, 5, 33, 40, 6];
     for pair in sizes.windows(2) {
@@ -170,10 +170,10 @@ fn changes_of_size_stay_in_place_where_the_neighbours_are_free() {
         heap.validate().unwrap();
         // The old layout is not right any more.
         // SAFETY: a wrong free is refused before it touches anything.
-        assert!(unsafe { heap.dealloc(memory, pages(pair[0])) }.is_err());
+        assert!(unsafe { heap.free(memory, pages(pair[0])) }.is_err());
     }
     // The neighbour is in use.
-    let neighbour = heap.alloc(pages(7)).unwrap();
+    let neighbour = heap.try_alloc(pages(7)).unwrap();
     assert_eq!(neighbour.addr().get(), memory.addr().get() + 6 * PAGE);
     fill(neighbour, 7 * PAGE);
     let moved = realloc(memory, 6, 9).unwrap();
@@ -198,10 +198,10 @@ fn an_object_grows_over_runs_that_its_cpu_keeps() {
     heap.cpu_online(&pin()).unwrap();
     let pages = |pages: usize| layout(pages * PAGE);
     // Behind the first run come the tables of the record.
-    let first = heap.alloc(pages(5)).unwrap();
-    let memory = heap.alloc(pages(5)).unwrap();
+    let first = heap.try_alloc(pages(5)).unwrap();
+    let memory = heap.try_alloc(pages(5)).unwrap();
     fill(memory, 5 * PAGE);
-    let others = [6, 7, 6, 6].map(|count| (heap.alloc(pages(count)).unwrap(), count));
+    let others = [6, 7, 6, 6].map(|count| (heap.try_alloc(pages(count)).unwrap(), count));
     for (at, (other, _)) in [5, 11, 18, 24].into_iter().zip(others) {
         assert_eq!(other.addr().get(), memory.addr().get() + at * PAGE, "the runs lie in a row");
     }
@@ -211,7 +211,7 @@ fn an_object_grows_over_runs_that_its_cpu_keeps() {
     }
     let kept = heap.large_stats();
     // SAFETY: the test has the object with that layout.
-    let grown = unsafe { heap.realloc(memory, pages(5), 18 * PAGE) };
+    let grown = unsafe { heap.try_realloc(memory, pages(5), 18 * PAGE) };
     assert_eq!(grown, Ok(memory));
     check(memory, 5 * PAGE);
     heap.validate().unwrap();
@@ -221,7 +221,7 @@ fn an_object_grows_over_runs_that_its_cpu_keeps() {
     // Those that stayed serve their length without a call.
     source.calls();
     for (other, _) in [others[3], others[2]] {
-        assert_eq!(heap.alloc(pages(6)), Ok(other));
+        assert_eq!(heap.try_alloc(pages(6)), Ok(other));
     }
     assert_eq!(source.calls(), 0);
     free(&heap, others[3].0, pages(6));
@@ -248,14 +248,14 @@ fn a_source_that_knows_orders_only_serves_all_lengths() {
     let heap = Heap::new(&source.0, &source);
     heap.cpu_online(&pin()).unwrap();
     let pages = |pages: usize| layout(pages * PAGE);
-    let mut memory = heap.alloc(pages(33)).unwrap();
+    let mut memory = heap.try_alloc(pages(33)).unwrap();
     fill(memory, 33 * PAGE);
     // In place as long as the order is the same.
     for (from, to, stays) in
         [(33, 40, true), (40, 64, true), (64, 35, true), (35, 20, false), (20, 32, true), (32, 33, false)]
     {
         // SAFETY: the test has the object with that layout, and uses what comes back.
-        let resized = unsafe { heap.realloc(memory, pages(from), to * PAGE) }.unwrap();
+        let resized = unsafe { heap.try_realloc(memory, pages(from), to * PAGE) }.unwrap();
         assert_eq!(resized == memory, stays, "{from}, {to}");
         check(resized, from.min(to) * PAGE);
         fill(resized, to * PAGE);
@@ -282,7 +282,7 @@ fn what_the_source_refuses_changes_nothing() {
             let size = [5, 9, 33, 6, 40, 12][round % 6];
             let before = (heap.large_stats().live, machine.outstanding());
             let zeroed = round % 2 == 0;
-            match if zeroed { heap.alloc_zeroed(pages(size)) } else { heap.alloc(pages(size)) } {
+            match if zeroed { heap.try_alloc_zeroed(pages(size)) } else { heap.try_alloc(pages(size)) } {
                 Ok(memory) => {
                     fill(memory, size * PAGE);
                     held.push((memory, size));
@@ -294,7 +294,7 @@ fn what_the_source_refuses_changes_nothing() {
             if let Some((memory, size)) = held.pop() {
                 let new = [6, 5, 40, 33, 9, 20][round % 6];
                 // SAFETY: the test has the object with that layout, and uses what comes back.
-                match unsafe { heap.realloc(memory, pages(size), new * PAGE) } {
+                match unsafe { heap.try_realloc(memory, pages(size), new * PAGE) } {
                     Ok(resized) => {
                         check(resized, size.min(new) * PAGE);
                         fill(resized, new * PAGE);
@@ -336,7 +336,7 @@ fn zeroed_runs_of_the_source_are_not_written_to() {
     heap.cpu_online(&pin()).unwrap();
     for size in [MAX_CLASS_SIZE + 1, 9 * PAGE, 33 * PAGE - 5] {
         let layout = layout(size);
-        let memory = heap.alloc_zeroed(layout).unwrap();
+        let memory = heap.try_alloc_zeroed(layout).unwrap();
         // SAFETY: the heap gave that many bytes.
         let bytes = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), size) };
         let written: Vec<_> = bytes.iter().enumerate().filter(|&(_, &byte)| byte != 0).collect();
@@ -344,7 +344,7 @@ fn zeroed_runs_of_the_source_are_not_written_to() {
         bytes.fill(0x77);
         free(&heap, memory, layout);
         // The CPU has kept that run, which is not zero.
-        let again = heap.alloc_zeroed(layout).unwrap();
+        let again = heap.try_alloc_zeroed(layout).unwrap();
         assert_eq!(again, memory);
         // SAFETY: the heap gave that many bytes.
         let bytes = unsafe { std::slice::from_raw_parts(memory.as_ptr(), size) };
@@ -363,7 +363,7 @@ fn zeroed_runs_on_another_node_are_not_written_to() {
     for node in [0, 1].map(|index| NodeId::new(index).unwrap()) {
         let on = heap.on(node).unwrap();
         let (size, small_size) = (9 * PAGE, 3000);
-        let large = on.alloc_zeroed(layout(size)).unwrap();
+        let large = on.try_alloc_zeroed(layout(size)).unwrap();
         assert_eq!(source.machine.node_of(large), node);
         // SAFETY: the heap gave that many bytes.
         let bytes = unsafe { std::slice::from_raw_parts(large.as_ptr(), size) };
@@ -371,7 +371,7 @@ fn zeroed_runs_on_another_node_are_not_written_to() {
         assert_eq!(written, [(MARK.0, &MARK.1)], "{node}");
         // An object of a slab has what its last owner wrote.
         for _ in 0..2 {
-            let small = on.alloc_zeroed(layout(small_size)).unwrap();
+            let small = on.try_alloc_zeroed(layout(small_size)).unwrap();
             // SAFETY: the heap gave that many bytes.
             let bytes = unsafe { std::slice::from_raw_parts_mut(small.as_ptr(), small_size) };
             assert!(bytes.iter().all(|&byte| byte == 0), "{node}");

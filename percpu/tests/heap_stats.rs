@@ -115,14 +115,14 @@ fn each_figure_is_exact_while_nobody_uses_the_heap() {
             let size = [8, 64, 200, 1000, 3000, 12_000, 40_000, 70_000][random(&mut state, 8)];
             let layout = Layout::from_size_align(size, 8).unwrap();
             // A full machine is no error here.
-            let Ok(memory) = heap.alloc(layout) else { continue };
+            let Ok(memory) = heap.try_alloc(layout) else { continue };
             expected.allocated(layout);
             held.push((memory, layout, cpu));
             in_class = SizeClass::of(layout).is_some();
         } else {
             let (memory, layout, owner) = held.swap_remove(random(&mut state, held.len()));
             // SAFETY: allocated with that layout, and not used any more.
-            unsafe { heap.dealloc(memory, layout) }.unwrap();
+            unsafe { heap.free(memory, layout) }.unwrap();
             expected.freed(layout);
             if SizeClass::of(layout).is_some() && online[cpu] {
                 in_class = true;
@@ -142,7 +142,7 @@ fn each_figure_is_exact_while_nobody_uses_the_heap() {
     for (memory, layout, _) in held {
         become_cpu(0);
         // SAFETY: allocated with that layout, and not used any more.
-        unsafe { heap.dealloc(memory, layout) }.unwrap();
+        unsafe { heap.free(memory, layout) }.unwrap();
     }
     assert_eq!((heap.stats().live_bytes, heap.stats().fragmentation_per_mille()), (0, 1000));
     become_cpu(0);
@@ -158,9 +158,9 @@ fn cpus_beyond_the_first_64_have_magazines_and_runs() {
     let heap = Heap::new(&machine, &machine);
     let [small, large] = [64, 32 << 10].map(|bytes| Layout::from_size_align(bytes, 8).unwrap());
     let pair = |layout| {
-        let memory = heap.alloc(layout).unwrap();
+        let memory = heap.try_alloc(layout).unwrap();
         // SAFETY: allocated with that layout, and not used any more.
-        unsafe { heap.dealloc(memory, layout) }.unwrap();
+        unsafe { heap.free(memory, layout) }.unwrap();
         memory
     };
     let metadata = [0, 63, 64, 511, 700].map(|cpu| {
@@ -193,12 +193,12 @@ fn each_node_counts_its_own_objects() {
     // More than CPU 0 keeps for itself, so that magazines get into the depot; but not so many that the depot, which has
     // a single place under Miri, refuses several and sheds what it has.
     let count = 3 * class.rounds();
-    let objects: Vec<_> = (0..count).map(|_| heap.alloc(layout).unwrap()).collect();
+    let objects: Vec<_> = (0..count).map(|_| heap.try_alloc(layout).unwrap()).collect();
     let full = heap.node_class_stats(first, class).unwrap();
     assert!(full.out >= count as u64 && full.shared == 0, "{full:?}");
     for memory in objects {
         // SAFETY: allocated with that layout, and not used any more.
-        unsafe { heap.dealloc(memory, layout) }.unwrap();
+        unsafe { heap.free(memory, layout) }.unwrap();
     }
     let NodeClassStats { slabs, free, shared, out } = heap.node_class_stats(first, class).unwrap();
     let total = heap.class_stats(class);

@@ -36,7 +36,7 @@ fn take(heap: &TestHeap<'_>, seed: &mut u64) -> Option<Held> {
         _ => 8 + random(seed) % 20000,
     };
     let layout = Layout::from_size_align(size, 1 << (random(seed) % 7)).unwrap();
-    let memory = heap.alloc(layout).ok()?;
+    let memory = heap.try_alloc(layout).ok()?;
     let tag = random(seed) as u8;
     // SAFETY: the heap gave that many bytes.
     unsafe { memory.write_bytes(tag, size) };
@@ -50,7 +50,7 @@ fn give(heap: &TestHeap<'_>, held: Held) {
         assert_eq!(byte, held.tag, "somebody else wrote into our memory");
     }
     // SAFETY: `held` is gone with this: allocated with the layout, freed once.
-    unsafe { heap.dealloc(held.memory, held.layout) }.unwrap();
+    unsafe { heap.free(held.memory, held.layout) }.unwrap();
 }
 
 fn stress(nodes: usize, cpus_per_node: usize, bytes_per_node: usize, rounds: usize) {

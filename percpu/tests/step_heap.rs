@@ -80,7 +80,7 @@ fn realloc<const FROM: usize, const TO: usize>(scene: &Scene) {
     let (object, bytes) = scene.ready.pop().unwrap();
     assert_eq!(bytes, FROM);
     // SAFETY: allocated with this layout, and held until now.
-    let moved = unsafe { scene.heap.realloc(object, layout(FROM), TO) }.unwrap();
+    let moved = unsafe { scene.heap.try_realloc(object, layout(FROM), TO) }.unwrap();
     // SAFETY: the contents were copied.
     assert_eq!(unsafe { moved.read() }, tag(object));
     scene.keep(moved, TO, &scene.ours);
@@ -97,11 +97,11 @@ const ALLOCATIONS: &[Operation<Scene>] = &[
     operation("alloc 20 KiB, a kept run", keeps_runs, alloc::<LARGE>),
     operation("alloc 40 KiB, beside kept runs", keeps_runs, alloc::<{ 2 * LARGE }>),
     operation("alloc_zeroed", holds::<SMALL>, |scene| {
-        let object = scene.heap.alloc_zeroed(layout(SMALL)).unwrap();
+        let object = scene.heap.try_alloc_zeroed(layout(SMALL)).unwrap();
         scene.keep(object, SMALL, &scene.ours);
     }),
     operation("alloc_zeroed of 20 KiB", NOTHING, |scene| {
-        let object = scene.heap.alloc_zeroed(layout(LARGE)).unwrap();
+        let object = scene.heap.try_alloc_zeroed(layout(LARGE)).unwrap();
         scene.keep(object, LARGE, &scene.ours);
     }),
     operation("5 of 64 B at once", holds::<SMALL>, |scene| {
@@ -299,7 +299,7 @@ const WRONG: &[Operation<Scene>] = &[
         let (object, bytes) = scene.ready.pop().unwrap();
         // SAFETY: the first free is right, and the second must be refused.
         unsafe {
-            scene.heap.dealloc(object, layout(bytes)).unwrap();
+            scene.heap.free(object, layout(bytes)).unwrap();
             refused(scene, object, layout(bytes));
         }
     }),
@@ -307,7 +307,7 @@ const WRONG: &[Operation<Scene>] = &[
         let (object, bytes) = scene.ready.pop().unwrap();
         // SAFETY: as above.
         unsafe {
-            scene.heap.dealloc(object, layout(bytes)).unwrap();
+            scene.heap.free(object, layout(bytes)).unwrap();
             refused(scene, object, layout(bytes));
         }
     }),
@@ -316,7 +316,7 @@ const WRONG: &[Operation<Scene>] = &[
         // SAFETY: the first free must be refused, and the second is right.
         unsafe {
             refused(scene, object, layout(bytes - 1));
-            scene.heap.dealloc(object, layout(bytes)).unwrap();
+            scene.heap.free(object, layout(bytes)).unwrap();
         }
     }),
 ];
@@ -329,7 +329,7 @@ const WRONG: &[Operation<Scene>] = &[
 #[cfg(feature = "hardening")]
 unsafe fn refused(scene: &Scene, object: NonNull<u8>, layout: std::alloc::Layout) {
     // SAFETY: the caller's promise.
-    unsafe { scene.heap.dealloc(object, layout) }.unwrap_err();
+    unsafe { scene.heap.free(object, layout) }.unwrap_err();
     scene.wrong.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
 }
 

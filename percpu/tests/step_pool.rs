@@ -53,7 +53,7 @@ impl Scene {
         self.heap.drain();
         self.heap.heap.source().allowance.store(0, Relaxed);
         // The slabs of the reserve's objects have others.
-        while let Ok(object) = self.heap.heap.alloc(Layout::new::<Object>()) {
+        while let Ok(object) = self.heap.heap.try_alloc(Layout::new::<Object>()) {
             self.hoard.push(object, size_of::<Object>());
         }
     }
@@ -86,7 +86,7 @@ impl Scene {
         self.heap.heap.source().allowance.store(-1, Relaxed);
         while let Some((object, _)) = self.hoard.pop() {
             // SAFETY: allocated in `starve` with this layout, and not used.
-            unsafe { self.heap.heap.dealloc(object, Layout::new::<Object>()) }.unwrap();
+            unsafe { self.heap.heap.free(object, Layout::new::<Object>()) }.unwrap();
         }
         self.heap.drain();
         self.heap.heap.validate().unwrap();

@@ -186,9 +186,9 @@ impl<P: Machine> fmt::Debug for ServicePages<P> {
 /// # booted::run(|service, _| {
 /// let heap = service.heap().expect("boot passed a heap").heap();
 /// let layout = core::alloc::Layout::new::<[u64; 8]>();
-/// let object = heap.alloc(layout)?;
+/// let object = heap.try_alloc(layout)?;
 /// // SAFETY: the object was allocated with the layout, and is not used any more.
-/// unsafe { heap.dealloc(object, layout)? };
+/// unsafe { heap.free(object, layout)? };
 /// # Ok(())
 /// # }).unwrap();
 /// ```

@@ -29,11 +29,11 @@ fn is_served_locally(service: &SimService, pin: &CpuPin) -> bool {
     let before = hits();
     for _ in 0..100 {
         let frame = service.alloc(pin, &FrameRequest::frame()).unwrap();
-        let object = heap.alloc(layout).unwrap();
+        let object = heap.try_alloc(layout).unwrap();
         // SAFETY: both were just allocated.
         unsafe {
             service.frames().free(pin, frame, Order::FRAME).unwrap();
-            heap.dealloc(object, layout).unwrap();
+            heap.free(object, layout).unwrap();
         }
     }
     let after = hits();

@@ -39,9 +39,9 @@ fn every_cpu_of_1024_has_its_own_state() {
             unsafe { service.frames().free(pin, frame, Order::FRAME).unwrap() };
             let layout = Layout::new::<[u64; 8]>();
             for _ in 0..=cpu.index() % 3 {
-                let object = heap.alloc(layout).unwrap();
+                let object = heap.try_alloc(layout).unwrap();
                 // SAFETY: allocated above with this layout, and not used any more.
-                unsafe { heap.dealloc(object, layout).unwrap() };
+                unsafe { heap.free(object, layout).unwrap() };
             }
         });
     }

@@ -37,13 +37,13 @@ unsafe impl Send for Sent {}
 impl Sent {
     fn allocate(service: &SimService, layout: Layout, count: usize) -> Sent {
         let heap = service.heap().unwrap().heap();
-        Sent((0..count).map(|_| heap.alloc(layout).unwrap()).collect())
+        Sent((0..count).map(|_| heap.try_alloc(layout).unwrap()).collect())
     }
 
     fn free(self, service: &SimService, layout: Layout) {
         let heap = service.heap().unwrap().heap();
         // SAFETY: allocated with that layout, and owned by the value.
-        self.0.into_iter().for_each(|object| unsafe { heap.dealloc(object, layout) }.unwrap());
+        self.0.into_iter().for_each(|object| unsafe { heap.free(object, layout) }.unwrap());
     }
 }
 
@@ -166,7 +166,7 @@ fn objects_lie_on_the_node_that_they_are_asked_for() {
                 let frame = PhysFrame::containing_address(service.platform().virt_to_phys(memory));
                 assert_eq!(service.frames().node_of(frame), Some(*node));
                 // SAFETY: allocated with that layout, and not used any more.
-                unsafe { heap.dealloc(memory, layout) }.unwrap();
+                unsafe { heap.free(memory, layout) }.unwrap();
             }
         }
         assert_eq!(heap.on(nodes[1]).unwrap().node(), nodes[1]);
@@ -203,13 +203,13 @@ fn runs_take_the_frames_of_their_length_and_are_aligned() {
         let heap = service.heap().unwrap().heap();
         let round = |pages: u64, align: usize| {
             let layout = Layout::from_size_align(pages as usize * 4096, align).unwrap();
-            let memory = heap.alloc(layout).unwrap();
+            let memory = heap.try_alloc(layout).unwrap();
             assert_eq!(memory.addr().get() % align, 0);
             // SAFETY: the heap gave that many bytes.
             unsafe { memory.write_bytes(0x77, layout.size()) };
             let held = allocated(service);
             // SAFETY: allocated with that layout, and not used any more.
-            unsafe { heap.dealloc(memory, layout) }.unwrap();
+            unsafe { heap.free(memory, layout) }.unwrap();
             heap.drain(pin);
             held - allocated(service)
         };
@@ -230,22 +230,22 @@ fn large_objects_change_their_size_in_place() {
     sim.on(CpuId::BOOT, |pin| {
         let heap = service.heap().unwrap().heap();
         let pages = |pages: usize| layout(pages * 4096);
-        let memory = heap.alloc(pages(5)).unwrap();
+        let memory = heap.try_alloc(pages(5)).unwrap();
         // SAFETY: the heap gave that many bytes.
         unsafe { memory.write_bytes(0x77, 5 * 4096) };
         let bare = allocated(service) - 5;
         let mut held = 5;
         for new in [6, 32, 8, 100, 64, 16, 5] {
             // SAFETY: the test has the object with that layout, and uses what comes back.
-            assert_eq!(unsafe { heap.realloc(memory, pages(held), new * 4096) }, Ok(memory));
+            assert_eq!(unsafe { heap.try_realloc(memory, pages(held), new * 4096) }, Ok(memory));
             assert_eq!(allocated(service), bare + RunLength::for_pages(new as u64).unwrap().pages());
             held = new;
         }
         // SAFETY: as above; then the layout is that one, and the object is not used any more.
         unsafe {
-            assert_eq!(heap.realloc(memory, pages(5), 8 * 4096), Ok(memory));
+            assert_eq!(heap.try_realloc(memory, pages(5), 8 * 4096), Ok(memory));
             assert_eq!(memory.add(5 * 4096 - 1).read(), 0x77);
-            heap.dealloc(memory, pages(8)).unwrap();
+            heap.free(memory, pages(8)).unwrap();
         }
         heap.drain(pin);
         assert_eq!(allocated(service), bare);
@@ -261,12 +261,12 @@ fn what_the_heap_refuses_is_told_to_the_kernel() {
         // SAFETY: allocated and freed with the same layout; the second free is refused before it
         // touches anything, and so is the change of size.
         unsafe {
-            let memory = heap.alloc(large);
-            heap.dealloc(memory, large);
+            let memory = heap.try_alloc(large);
+            heap.free(memory, large);
             let stats = heap.heap().large_stats();
-            let free = catch_unwind(AssertUnwindSafe(|| heap.dealloc(memory, large)));
+            let free = catch_unwind(AssertUnwindSafe(|| heap.free(memory, large)));
             assert!(free.is_err(), "by default loudly");
-            let change = catch_unwind(AssertUnwindSafe(|| heap.realloc(memory, large, 10)));
+            let change = catch_unwind(AssertUnwindSafe(|| heap.try_realloc(memory, large, 10)));
             assert!(change.is_err(), "by default loudly");
             assert_eq!(heap.heap().large_stats(), stats);
             memory.addr()
@@ -278,11 +278,11 @@ fn what_the_heap_refuses_is_told_to_the_kernel() {
     sim.on(CpuId::BOOT, |_| {
         // SAFETY: allocated with that layout; a wrong free is refused before it touches anything.
         unsafe {
-            let memory = heap.alloc(large);
+            let memory = heap.try_alloc(large);
             assert_eq!(memory.addr(), address);
-            heap.dealloc(memory.add(4096), large);
-            heap.dealloc(memory, layout(20_000));
-            heap.dealloc(memory, large);
+            heap.free(memory.add(4096), large);
+            heap.free(memory, layout(20_000));
+            heap.free(memory, large);
         }
     });
     let expected = [
@@ -305,10 +305,10 @@ fn what_a_hardened_heap_finds_is_told_to_the_kernel() {
     let write_after_free = || {
         // SAFETY: it is not: the write after the free, which is what the heap must find.
         unsafe {
-            let memory = heap.alloc(layout(64));
-            heap.dealloc(memory, layout(64));
+            let memory = heap.try_alloc(layout(64));
+            heap.free(memory, layout(64));
             memory.add(10).write(1);
-            heap.alloc(layout(64))
+            heap.try_alloc(layout(64))
         }
     };
     let found = Hardening::ALL.has(Measure::Poison);

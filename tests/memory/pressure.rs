@@ -52,13 +52,13 @@ fn give(service: &SimService, pin: &CpuPin, frames: impl IntoIterator<Item = Phy
 
 fn allocate(service: &SimService, layout: Layout, most: usize) -> Vec<NonNull<u8>> {
     let heap = service.heap().unwrap().heap();
-    (0..most).map_while(|_| heap.alloc(layout).ok()).collect()
+    (0..most).map_while(|_| heap.try_alloc(layout).ok()).collect()
 }
 
 fn free(service: &SimService, layout: Layout, objects: Vec<NonNull<u8>>) {
     let heap = service.heap().unwrap().heap();
     // SAFETY: allocated by the test with that layout, and used by nobody.
-    objects.into_iter().for_each(|object| unsafe { heap.dealloc(object, layout) }.unwrap());
+    objects.into_iter().for_each(|object| unsafe { heap.free(object, layout) }.unwrap());
 }
 
 /// Leaves objects that are free with the calling CPU's heap magazines and its node's depots.

@@ -120,7 +120,7 @@ fn allocating_a_frame_wakes_no_task() {
 fn allocating_an_object_wakes_no_task() {
     collects_under_the_lock(|service, _| {
         // Whether four frames do for a slab is another matter.
-        let _ = service.heap().unwrap().heap().alloc(Layout::from_size_align(4096, 8).unwrap());
+        let _ = service.heap().unwrap().heap().try_alloc(Layout::from_size_align(4096, 8).unwrap());
     });
 }
 

@@ -31,12 +31,12 @@ fn large_objects_of_the_heap_are_ranges() {
     sim.on(CpuId::BOOT, |pin| {
         let heap = service.heap().unwrap().heap();
         let (run, large) = (layout(2 * MEGABYTE), layout(5 * MEGABYTE - 3));
-        let memory = heap.alloc(run).unwrap();
+        let memory = heap.try_alloc(run).unwrap();
         assert!(!ranges.contains(address(memory)));
         // SAFETY: allocated with that layout, and not used any more.
-        unsafe { heap.dealloc(memory, run) }.unwrap();
+        unsafe { heap.free(memory, run) }.unwrap();
         let stats = heap.large_stats();
-        let memory = heap.alloc_zeroed(large).unwrap();
+        let memory = heap.try_alloc_zeroed(large).unwrap();
         assert!(ranges.contains(address(memory)));
         (0..1280).for_each(|index| assert_eq!(sim.load(page(address(memory), index)), Ok(0)));
         assert_eq!(heap.usable_size(memory), Some(5 << 20));
@@ -44,16 +44,16 @@ fn large_objects_of_the_heap_are_ranges() {
         let wrong = InvalidFree::WrongRange { address: memory.addr().get(), size: 6 << 20, pages: 1280 };
         // SAFETY: wrong frees are refused; the last one is right.
         unsafe {
-            assert_eq!(heap.dealloc(memory, layout(6 * MEGABYTE)), Err(wrong));
-            assert!(heap.dealloc(memory.add(4096), large).is_err());
-            heap.dealloc(memory, large).unwrap();
-            assert!(heap.dealloc(memory, large).is_err());
+            assert_eq!(heap.free(memory, layout(6 * MEGABYTE)), Err(wrong));
+            assert!(heap.free(memory.add(4096), large).is_err());
+            heap.free(memory, large).unwrap();
+            assert!(heap.free(memory, large).is_err());
         }
-        let memory = heap.alloc(large).unwrap();
+        let memory = heap.try_alloc(large).unwrap();
         // SAFETY: allocated above.
         unsafe {
-            heap.dealloc_by_address(memory).unwrap();
-            assert!(heap.dealloc_by_address(memory).is_err());
+            heap.free_by_address(memory).unwrap();
+            assert!(heap.free_by_address(memory).is_err());
         }
         assert_eq!(heap.large_stats().live, stats.live);
         heap.validate().unwrap();
@@ -62,7 +62,7 @@ fn large_objects_of_the_heap_are_ranges() {
         let memory = heap.alloc_on(node, large).unwrap();
         assert!(ranges.contains(address(memory)));
         // SAFETY: allocated with that layout.
-        unsafe { heap.dealloc(memory, large) }.unwrap();
+        unsafe { heap.free(memory, large) }.unwrap();
     });
 }
 
@@ -73,8 +73,8 @@ fn objects_of_more_than_a_gigabyte_are_ranges() {
     sim.on(CpuId::BOOT, |pin| {
         let heap = service.heap().unwrap().heap();
         let before = allocated(service);
-        assert_eq!(heap.alloc(layout(1 << 31)), Err(AllocError::OutOfMemory));
-        assert!(matches!(heap.alloc(layout(1 << 40)), Err(AllocError::OutOfMemory)));
+        assert_eq!(heap.try_alloc(layout(1 << 31)), Err(AllocError::OutOfMemory));
+        assert!(matches!(heap.try_alloc(layout(1 << 40)), Err(AllocError::OutOfMemory)));
         ranges.flush(pin);
         ranges.validate(pin).unwrap();
         assert!(allocated(service) <= before + 8);
@@ -84,7 +84,7 @@ fn objects_of_more_than_a_gigabyte_are_ranges() {
     let service = sim.boot_service().unwrap();
     sim.on(CpuId::BOOT, |_| {
         let heap = service.heap().unwrap().heap();
-        let error = heap.alloc(layout(1 << 31)).unwrap_err();
+        let error = heap.try_alloc(layout(1 << 31)).unwrap_err();
         assert!(matches!(error, AllocError::TooLarge { .. }), "without ranges: {error}");
     });
 }
@@ -95,7 +95,7 @@ fn an_object_is_a_range_if_no_run_is_long_enough() {
     sim.on(CpuId::BOOT, |pin| {
         let heap = service.heap().unwrap().heap();
         let wanted = layout(MEGABYTE);
-        let whole = heap.alloc(wanted).unwrap();
+        let whole = heap.try_alloc(wanted).unwrap();
         assert!(!ranges.contains(address(whole)));
         // Every second frame is free.
         let mut taken = leave_frames(service, pin, 0);
@@ -106,14 +106,14 @@ fn an_object_is_a_range_if_no_run_is_long_enough() {
             .enumerate()
             .for_each(|(index, frame)| if index % 2 == 0 { kept.push(frame) } else { freed.push(frame) });
         give_back(service, pin, freed);
-        let memory = heap.alloc(wanted).unwrap();
+        let memory = heap.try_alloc(wanted).unwrap();
         assert!(ranges.contains(address(memory)));
         number_pages(sim, address(memory), 0..256);
         check_pages(sim, address(memory), 0..256);
         // SAFETY: both allocated with that layout, and not used any more.
         unsafe {
-            heap.dealloc(memory, wanted).unwrap();
-            heap.dealloc(whole, wanted).unwrap();
+            heap.free(memory, wanted).unwrap();
+            heap.free(whole, wanted).unwrap();
         }
         ranges.validate(pin).unwrap();
         heap.validate().unwrap();
@@ -127,24 +127,24 @@ fn realloc_of_a_range_copies_nothing() {
     sim.on(CpuId::BOOT, |pin| {
         let heap = service.heap().unwrap().heap();
         let [small, large] = [4 * MEGABYTE, 8 * MEGABYTE].map(layout);
-        let memory = heap.alloc(small).unwrap();
-        let neighbour = heap.alloc(small).unwrap();
+        let memory = heap.try_alloc(small).unwrap();
+        let neighbour = heap.try_alloc(small).unwrap();
         number_pages(sim, address(memory), 0..1024);
         let bytes = heap.large_stats().bytes;
         // A copy would be an access that the host cannot make: these addresses are the machine's.
         // SAFETY: the layouts are those that the objects have.
         unsafe {
-            let moved = heap.realloc(memory, small, large.size()).unwrap();
+            let moved = heap.try_realloc(memory, small, large.size()).unwrap();
             assert_ne!(moved, memory);
             check_pages(sim, address(moved), 0..1024);
             assert_eq!(heap.large_stats().bytes, bytes + 4 * MEGABYTE);
-            let same = heap.realloc(moved, large, large.size() - 5000).unwrap();
+            let same = heap.try_realloc(moved, large, large.size() - 5000).unwrap();
             assert_eq!(same, moved);
-            let same = heap.realloc(moved, layout(8 * MEGABYTE - 5000), small.size()).unwrap();
+            let same = heap.try_realloc(moved, layout(8 * MEGABYTE - 5000), small.size()).unwrap();
             assert_eq!(same, moved);
             check_pages(sim, address(moved), 0..1024);
-            heap.dealloc(moved, small).unwrap();
-            heap.dealloc(neighbour, small).unwrap();
+            heap.free(moved, small).unwrap();
+            heap.free(neighbour, small).unwrap();
         }
         ranges.flush(pin);
         ranges.validate(pin).unwrap();

@@ -79,10 +79,10 @@ fn all_nodes_serve() {
             unsafe { service.frames().free(pin, frame, topomem::Order::FRAME) }.unwrap();
         }
         let heap = service.heap().unwrap().heap();
-        let object = heap.alloc(Layout::new::<[u64; 16]>()).unwrap();
+        let object = heap.try_alloc(Layout::new::<[u64; 16]>()).unwrap();
         assert!(heap.slabinfo().to_string().contains(&format!("node{}: ", NODES - 1)));
         // SAFETY: just allocated.
-        unsafe { heap.dealloc(object, Layout::new::<[u64; 16]>()) }.unwrap();
+        unsafe { heap.free(object, Layout::new::<[u64; 16]>()) }.unwrap();
     });
 }
 

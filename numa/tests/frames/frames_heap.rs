@@ -46,17 +46,17 @@ fn frames_come_back(config: &FramesConfig) {
     let heap = heap(frames);
     let mut objects: Vec<(NonNull<u8>, usize)> = Vec::new();
     for size in SIZES {
-        let object = heap.alloc(layout(size)).unwrap();
+        let object = heap.try_alloc(layout(size)).unwrap();
         // SAFETY: it is ours, and has so many bytes.
         unsafe { object.write_bytes(size as u8, size) };
         // Longer and shorter, in place or elsewhere.
         // SAFETY: allocated with this layout.
-        let longer = unsafe { heap.realloc(object, layout(size), size + size / 2) }.unwrap();
+        let longer = unsafe { heap.try_realloc(object, layout(size), size + size / 2) }.unwrap();
         // SAFETY: as above.
-        let kept = unsafe { heap.realloc(longer, layout(size + size / 2), size) }.unwrap();
+        let kept = unsafe { heap.try_realloc(longer, layout(size + size / 2), size) }.unwrap();
         objects.push((kept, size));
     }
-    let zeroed = heap.alloc_zeroed(layout(20 << 10)).unwrap();
+    let zeroed = heap.try_alloc_zeroed(layout(20 << 10)).unwrap();
     // SAFETY: it is ours, and has so many bytes.
     let bytes = unsafe { core::slice::from_raw_parts(zeroed.as_ptr(), 20 << 10) };
     assert!(bytes.iter().all(|&byte| byte == 0));
@@ -66,7 +66,7 @@ fn frames_come_back(config: &FramesConfig) {
         // SAFETY: as above.
         assert!(unsafe { core::slice::from_raw_parts(object.as_ptr(), size) }.iter().all(|&b| b == first));
         // SAFETY: allocated with this layout, and not used any more.
-        unsafe { heap.dealloc(object, layout(size)) }.unwrap();
+        unsafe { heap.free(object, layout(size)) }.unwrap();
     }
     assert!(all_free(frames) < at_first);
     drop(heap);

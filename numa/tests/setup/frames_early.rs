@@ -145,7 +145,7 @@ fn a_heap_moves_from_its_first_area_to_frames() {
     let heap = Heap::new(frames.platform(), EarlyPages::new(area, frames));
     let layout = |size: usize| Layout::from_size_align(size, 16).unwrap();
     let make = |size: usize| {
-        let object = heap.alloc(layout(size))?;
+        let object = heap.try_alloc(layout(size))?;
         // SAFETY: it is the test's, and has so many bytes.
         unsafe { object.write_bytes(size as u8, size) };
         Ok::<(NonNull<u8>, usize), AllocError>((object, size))
@@ -170,18 +170,18 @@ fn a_heap_moves_from_its_first_area_to_frames() {
     // A longer object moves over.
     let (object, size) = early.pop().unwrap();
     // SAFETY: allocated with this layout.
-    let longer = unsafe { heap.realloc(object, layout(size), 1 << 20) }.unwrap();
+    let longer = unsafe { heap.try_realloc(object, layout(size), 1 << 20) }.unwrap();
     // SAFETY: it is the test's.
     let bytes = unsafe { std::slice::from_raw_parts(longer.as_ptr(), size) };
     assert!(bytes.iter().all(|&byte| byte == size as u8));
     // SAFETY: allocated with this layout.
-    unsafe { heap.dealloc(longer, layout(1 << 20)) }.unwrap();
+    unsafe { heap.free(longer, layout(1 << 20)) }.unwrap();
     for (object, size) in early.into_iter().chain(late) {
         // SAFETY: it is the test's.
         let bytes = unsafe { std::slice::from_raw_parts(object.as_ptr(), size) };
         assert!(bytes.iter().all(|&byte| byte == size as u8));
         // SAFETY: allocated with this layout.
-        unsafe { heap.dealloc(object, layout(size)) }.unwrap();
+        unsafe { heap.free(object, layout(size)) }.unwrap();
     }
     heap.drain(&pin(0));
     heap.validate().unwrap();

@@ -14,7 +14,7 @@ use crate::try_lock::Patience;
 use crate::{CpuPin, MAX_CLASS_SIZE, NodeId, PageSource, Platform, SizeClass, Unavailable};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Memory for `layout`: aligned, uninitialised, the caller's until [`Heap::dealloc`]. For a
+    /// Memory for `layout`: aligned, uninitialised, the caller's until [`Heap::free`]. For a
     /// size of zero an aligned address that may not be used. A hit costs a few plain loads and
     /// stores. When nothing is left, the caches that can be reached are returned, and it tries
     /// once more.
@@ -33,15 +33,15 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// use std::alloc::Layout;
     ///
     /// let layout = Layout::new::<[u32; 4]>();
-    /// let memory = HEAP.alloc(layout)?;
+    /// let memory = HEAP.try_alloc(layout)?;
     /// assert_eq!(memory.addr().get() % layout.align(), 0);
     /// // SAFETY: the memory was allocated with this layout, and is not used any more.
-    /// unsafe { HEAP.dealloc(memory, layout)? };
+    /// unsafe { HEAP.free(memory, layout)? };
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline]
-    pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+    pub fn try_alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         // Nothing but this is inlined where memory is allocated. Two questions that lead to two places: led to
         // one, they would be joined, and cost more.
         let Some(class) = SizeClass::of_small_size(layout.size()) else { return self.alloc_uncommon(layout) };
@@ -54,7 +54,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Like [`Heap::alloc`], all bytes zero. A large object that is served by the page source is zeroed by
+    /// Like [`Heap::try_alloc`], all bytes zero. A large object that is served by the page source is zeroed by
     /// that, and not written to here.
     ///
     /// # Errors
@@ -71,21 +71,21 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// use std::alloc::Layout;
     ///
     /// let layout = Layout::new::<u64>();
-    /// let memory = HEAP.alloc_zeroed(layout)?;
+    /// let memory = HEAP.try_alloc_zeroed(layout)?;
     /// // SAFETY: the memory holds a `u64`; after that it is not used any more.
     /// unsafe {
     ///     assert_eq!(memory.cast::<u64>().read(), 0);
-    ///     HEAP.dealloc(memory, layout)?;
+    ///     HEAP.free(memory, layout)?;
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[cfg_attr(feature = "leak-tracking", track_caller)]
-    pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+    pub fn try_alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if layout.size() > MAX_CLASS_SIZE && !self.is_hardened() {
             return self.alloc_large(&self.platform.pin(), layout, Contents::Zeroed);
         }
-        let memory = self.alloc(layout)?;
-        // SAFETY: `alloc` returned that many bytes, which are the caller's.
+        let memory = self.try_alloc(layout)?;
+        // SAFETY: `try_alloc` returned that many bytes, which are the caller's.
         unsafe { memory.write_bytes(0, layout.size()) };
         Ok(memory)
     }
@@ -106,7 +106,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Some(object)
     }
 
-    /// Serves [`Heap::alloc`] of sizes unknown to [`SizeClass::of_small_size`].
+    /// Serves [`Heap::try_alloc`] of sizes unknown to [`SizeClass::of_small_size`].
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     pub(super) fn alloc_uncommon(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
@@ -117,7 +117,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Serves [`Heap::alloc`] of layouts larger than any class, aligned to more than a word, or without bytes.
+    /// Serves [`Heap::try_alloc`] of layouts larger than any class, aligned to more than a word, or without bytes.
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     pub(super) fn alloc_rare(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
@@ -134,7 +134,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if layout.size() == 0 { None } else { self.pop(class) }
     }
 
-    /// [`Heap::alloc`] of anything, by any way.
+    /// [`Heap::try_alloc`] of anything, by any way.
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     pub(super) fn alloc_otherwise(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
@@ -144,7 +144,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.alloc_plain(layout)
     }
 
-    /// [`Heap::alloc`] of anything, by any way, for the call at `site`.
+    /// [`Heap::try_alloc`] of anything, by any way, for the call at `site`.
     #[cfg(feature = "hardening")]
     #[inline(always)]
     pub(super) fn alloc_otherwise_at(
@@ -157,7 +157,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if self.hardening.is_some() { self.alloc_hardened(layout, site) } else { self.alloc_plain(layout) }
     }
 
-    /// [`Heap::alloc`] without hardening's measures, by any way.
+    /// [`Heap::try_alloc`] without hardening's measures, by any way.
     #[inline(always)]
     pub(super) fn alloc_plain(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if layout.size() == 0 {

@@ -34,16 +34,16 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// use std::alloc::Layout;
     ///
     /// let layout = Layout::from_size_align(100, 8)?;
-    /// let memory = HEAP.alloc(layout)?;
+    /// let memory = HEAP.try_alloc(layout)?;
     /// // SAFETY: the memory was allocated with this layout, and is not used any more.
-    /// unsafe { HEAP.dealloc(memory, layout)? };
+    /// unsafe { HEAP.free(memory, layout)? };
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[inline]
-    pub unsafe fn dealloc(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
+    pub unsafe fn free(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
         // SAFETY: the caller's promise.
         unsafe {
-            // As in `alloc`.
+            // As in `try_alloc`.
             let Some(class) = SizeClass::of_small_size(layout.size()) else {
                 return self.dealloc_uncommon(memory, layout);
             };
@@ -59,7 +59,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`], with a layout of that class.
+    /// As for [`Heap::free`], with a layout of that class.
     #[inline(always)]
     pub(super) unsafe fn push(&self, class: SizeClass, memory: NonNull<u8>) -> bool {
         if CHECKED {
@@ -70,11 +70,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         matches!(self.caches.with_near(&pin, |cache| unsafe { cache.push(class, memory) }), Ok(true))
     }
 
-    /// Serves [`Heap::dealloc`] of sizes unknown to [`SizeClass::of_small_size`].
+    /// Serves [`Heap::free`] of sizes unknown to [`SizeClass::of_small_size`].
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::free`].
     #[inline(never)]
     pub(super) unsafe fn dealloc_uncommon(
         &self,
@@ -88,11 +88,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Serves [`Heap::dealloc`] of layouts larger than any class, aligned to more than a word, or without bytes.
+    /// Serves [`Heap::free`] of layouts larger than any class, aligned to more than a word, or without bytes.
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::free`].
     #[inline(never)]
     pub(super) unsafe fn dealloc_rare(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
         // SAFETY: the caller's promise.
@@ -109,7 +109,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::free`].
     #[inline(always)]
     pub(super) unsafe fn free_uncommon_hit(
         &self,
@@ -121,11 +121,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         layout.size() != 0 && unsafe { self.push(class, memory) }
     }
 
-    /// [`Heap::dealloc`] of anything, by any way.
+    /// [`Heap::free`] of anything, by any way.
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::free`].
     #[inline(never)]
     pub(super) unsafe fn dealloc_otherwise(
         &self,
@@ -165,7 +165,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`], with a layout of that class.
+    /// As for [`Heap::free`], with a layout of that class.
     #[inline(always)]
     pub(super) unsafe fn put_back(
         &self,
@@ -199,7 +199,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         // A slab is made only if its home's heap exists.
         let Some(home) = slab.home(class).and_then(|home| self.existing(home)) else {
             let otherwise = InvalidFree::NotInSlab { address: object.addr().get(), class };
-            // SAFETY: the caller of `dealloc` gave the object up.
+            // SAFETY: the caller of `free` gave the object up.
             return unsafe { self.dealloc_left(pin, object, Room::Object(class), otherwise) };
         };
         // Counted while the object still keeps its slab alive.

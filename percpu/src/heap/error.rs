@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::{CpuId, NodeId, Order, OutOfMemory, RunLength, SizeClass};
 
-/// An error of [`Heap::alloc`](crate::Heap::alloc). Nothing has changed.
+/// An error of [`Heap::try_alloc`](crate::Heap::try_alloc). Nothing has changed.
 ///
 /// ```
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
@@ -16,7 +16,7 @@ use crate::{CpuId, NodeId, Order, OutOfMemory, RunLength, SizeClass};
 /// use std::alloc::Layout;
 /// use topomem_percpu::AllocError;
 ///
-/// let huge = HEAP.alloc(Layout::from_size_align(1 << 40, 8)?);
+/// let huge = HEAP.try_alloc(Layout::from_size_align(1 << 40, 8)?);
 /// assert!(matches!(huge, Err(AllocError::TooLarge { .. })));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -108,9 +108,9 @@ pub enum InvalidFree {
         size: usize,
     },
     /// No allocation starts at the address. Returned by frees by address
-    /// ([`Heap::dealloc_by_address`]) only.
+    /// ([`Heap::free_by_address`]) only.
     ///
-    /// [`Heap::dealloc_by_address`]: crate::Heap::dealloc_by_address
+    /// [`Heap::free_by_address`]: crate::Heap::free_by_address
     NotAllocated {
         /// The address freed.
         address: usize,
@@ -222,7 +222,7 @@ impl fmt::Display for InvalidFree {
 
 impl core::error::Error for InvalidFree {}
 
-/// An error of [`Heap::realloc`](crate::Heap::realloc). The allocation is unchanged.
+/// An error of [`Heap::try_realloc`](crate::Heap::try_realloc). The allocation is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReallocError {
     /// There is no memory of the new size. Occurs only if the memory cannot change its size in

@@ -33,7 +33,7 @@ impl<E: core::error::Error> core::error::Error for Partial<E> {}
 const AT_ONCE: usize = 64;
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Allocates memory for `layout` into every entry of `into`, as [`Heap::alloc`] does. Previous
+    /// Allocates memory for `layout` into every entry of `into`, as [`Heap::try_alloc`] does. Previous
     /// contents of `into` are overwritten. Cost: a few instructions for each object from the loaded
     /// magazine.
     ///
@@ -64,7 +64,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let mut served = 0;
         while let Some(next) = into[served..].first_mut() {
             // One object by any path, and then the objects left in the magazine.
-            *next = self.alloc(layout).map_err(|error| Partial { served, error })?;
+            *next = self.try_alloc(layout).map_err(|error| Partial { served, error })?;
             served += 1;
             if let Some(class) = class {
                 served += self.pop_many(class, &mut into[served..]);
@@ -91,12 +91,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         popped
     }
 
-    /// Frees the memory at each entry, allocated with `layout`, as [`Heap::dealloc`] does. Cost: a
+    /// Frees the memory at each entry, allocated with `layout`, as [`Heap::free`] does. Cost: a
     /// few instructions for each object that fits into the loaded magazine.
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`], for all of `memory`.
+    /// As for [`Heap::free`], for all of `memory`.
     ///
     /// # Errors
     ///
@@ -129,7 +129,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         while let Some(&next) = memory[served..].first() {
             // One object by any path, and then as many as fit into the magazine. SAFETY: the
             // caller's promise.
-            unsafe { self.dealloc(next, layout) }.map_err(|error| Partial { served, error })?;
+            unsafe { self.free(next, layout) }.map_err(|error| Partial { served, error })?;
             served += 1;
             if let Some(class) = class {
                 // SAFETY: the caller's promise.
@@ -144,7 +144,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`], for all of `memory`, with a layout of that class.
+    /// As for [`Heap::free`], for all of `memory`, with a layout of that class.
     unsafe fn push_many(&self, class: SizeClass, memory: &[NonNull<u8>]) -> usize {
         if CHECKED {
             return 0;

@@ -170,7 +170,7 @@ impl Model {
     }
 
     fn take(&self) -> Sent {
-        let object = self.heap.alloc(CLASS.layout()).unwrap();
+        let object = self.heap.try_alloc(CLASS.layout()).unwrap();
         self.pages.use_object(object);
         Sent(object)
     }
@@ -178,7 +178,7 @@ impl Model {
     fn give(&self, object: Sent) {
         self.pages.use_object(object.0);
         // SAFETY: the object is the caller's, and was allocated with this layout.
-        unsafe { self.heap.dealloc(object.0, CLASS.layout()) }.unwrap();
+        unsafe { self.heap.free(object.0, CLASS.layout()) }.unwrap();
     }
 
     /// Nobody uses the heap, and no object is out. CPU 1 does its work once, and CPU 0 drains: then no slab is left,

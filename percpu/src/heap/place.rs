@@ -1,6 +1,6 @@
 //! The true place of memory, if its layout does not determine it.
 //!
-//! [`Heap::realloc`] leaves memory in place if no smaller memory is available. Then the owner's
+//! [`Heap::try_realloc`] leaves memory in place if no smaller memory is available. Then the owner's
 //! layout belongs to another size class, or another length, than the memory. A mark in the last
 //! word of the memory, behind the layout's bytes, records the layout of the object left there. So
 //! freeing it with that layout is right, and freeing other memory with a wrong layout is refused.
@@ -127,7 +127,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::free`].
     #[cold]
     pub(super) unsafe fn dealloc_left(
         &self,

@@ -20,13 +20,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`]; on success `memory` may not be used any more, and the new
+    /// As for [`Heap::free`]; on success `memory` may not be used any more, and the new
     /// allocation has `layout`'s alignment.
     ///
     /// # Errors
     ///
     /// [`ReallocError`], with `memory` as it was. Wrong addresses and layouts are detected where
-    /// [`Heap::dealloc`] detects them.
+    /// [`Heap::free`] detects them.
     ///
     /// ```
     /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
@@ -38,16 +38,16 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// use std::alloc::Layout;
     ///
     /// let small = Layout::from_size_align(64, 8)?;
-    /// let memory = HEAP.alloc(small)?;
+    /// let memory = HEAP.try_alloc(small)?;
     /// // SAFETY: the memory was allocated with `small`, and `grown` with its new layout.
     /// unsafe {
-    ///     let grown = HEAP.realloc(memory, small, 4096)?;
-    ///     HEAP.dealloc(grown, Layout::from_size_align(4096, 8)?)?;
+    ///     let grown = HEAP.try_realloc(memory, small, 4096)?;
+    ///     HEAP.free(grown, Layout::from_size_align(4096, 8)?)?;
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[cfg_attr(feature = "leak-tracking", track_caller)]
-    pub unsafe fn realloc(
+    pub unsafe fn try_realloc(
         &self,
         memory: NonNull<u8>,
         layout: Layout,
@@ -62,7 +62,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return Err(AllocError::TooLarge { size: new_size, align: layout.align() }.into());
         };
         if layout.size() == 0 {
-            return Ok(self.alloc(new_layout)?);
+            return Ok(self.try_alloc(new_layout)?);
         }
         if SizeClass::of(layout).is_none() {
             let pin = self.platform.pin();
@@ -77,7 +77,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return Ok(memory);
         }
         let roomy = if new_size > layout.size() { self.alloc_with_room(new_layout) } else { None };
-        let moved = match roomy.map_or_else(|| self.alloc(new_layout), Ok) {
+        let moved = match roomy.map_or_else(|| self.try_alloc(new_layout), Ok) {
             Ok(moved) => moved,
             // SAFETY: the memory is the caller's, and both layouts have the same alignment.
             Err(error) => return unsafe { self.leave(memory, new_layout) }.ok_or(error.into()),
@@ -85,7 +85,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         // SAFETY: two allocations, each at least that large; the old one is the caller's.
         unsafe {
             moved.copy_from_nonoverlapping(memory, layout.size().min(new_size));
-            if let Err(invalid) = self.dealloc(memory, layout) {
+            if let Err(invalid) = self.free(memory, layout) {
                 self.source.refused(invalid);
             }
         }

@@ -28,7 +28,7 @@ fn class() -> SizeClass {
 
 fn free(heap: &TestHeap<'_>, object: NonNull<u8>) {
     // SAFETY: the tests free what they allocated, once.
-    unsafe { heap.dealloc(object, OBJECT) }.unwrap();
+    unsafe { heap.free(object, OBJECT) }.unwrap();
 }
 
 #[test]
@@ -37,11 +37,11 @@ fn a_held_lock_stops_nobody() {
     let heap = Heap::new(&machine, &machine);
     // Offline, then online: the shared path, then the magazines.
     for _ in 0..2 {
-        let first = heap.alloc(OBJECT).unwrap();
+        let first = heap.try_alloc(OBJECT).unwrap();
         let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
         let held = shelf.lock(&&machine, &pin(), Patience::None).unwrap();
         assert!(shelf.lock(&&machine, &pin(), Patience::None).is_none());
-        let mut objects: Vec<_> = (0..OBJECTS).map(|_| heap.alloc(OBJECT).unwrap()).collect();
+        let mut objects: Vec<_> = (0..OBJECTS).map(|_| heap.try_alloc(OBJECT).unwrap()).collect();
         objects.push(first);
         objects.into_iter().for_each(|object| free(&heap, object));
         assert_eq!(heap.validate(), Err(Corruption::Busy { node: NodeId::ZERO, class: class() }));
@@ -66,7 +66,7 @@ fn an_object_that_another_thread_freed_without_the_lock_is_whole() {
 fn free_beside_a_held_lock() {
     let machine = Machine::new(1, 2, 1 << 20);
     let heap = Heap::new(&machine, &machine);
-    let [first, second] = [(); 2].map(|()| heap.alloc(OBJECT).unwrap());
+    let [first, second] = [(); 2].map(|()| heap.try_alloc(OBJECT).unwrap());
     let address = second.addr();
     let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
     let held = shelf.lock(&&machine, &pin(), Patience::None).unwrap();
@@ -84,7 +84,7 @@ fn free_beside_a_held_lock() {
         while !is_freed.load(std::sync::atomic::Ordering::Relaxed) {
             std::thread::yield_now();
         }
-        let taken = [(); 2].map(|()| heap.alloc(OBJECT).unwrap());
+        let taken = [(); 2].map(|()| heap.try_alloc(OBJECT).unwrap());
         assert!(cfg!(miri) || taken[0].addr() == address);
         assert!(taken.iter().all(|object| [first.addr(), address].contains(&object.addr())));
         taken.into_iter().for_each(|object| free(&heap, object));
@@ -118,9 +118,9 @@ fn what_another_thread_made_is_found_whole() {
             }
         });
         let large = Layout::from_size_align(20_000, 8).unwrap();
-        free(&heap, heap.alloc(OBJECT).unwrap());
+        free(&heap, heap.try_alloc(OBJECT).unwrap());
         // Stays: the other thread waits for its entry.
-        address.store(heap.alloc(large).unwrap().addr().get(), Ordering::Relaxed);
+        address.store(heap.try_alloc(large).unwrap().addr().get(), Ordering::Relaxed);
     });
 }
 
@@ -138,7 +138,7 @@ fn of_two_heaps_of_a_node_both_threads_use_one() {
         }
     });
     let heap = Heap::new(&machine, &machine);
-    let pair = || free(&heap, heap.alloc(OBJECT).unwrap());
+    let pair = || free(&heap, heap.try_alloc(OBJECT).unwrap());
     std::thread::scope(|scope| {
         scope.spawn(|| {
             common::become_cpu(1);
@@ -157,12 +157,12 @@ fn a_slab_made_while_the_lock_was_held_is_collected_later() {
     let machine = Machine::new(1, 1, 1 << 20);
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
-    let first = heap.alloc(OBJECT).unwrap();
+    let first = heap.try_alloc(OBJECT).unwrap();
     heap.drain(&pin());
     let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
     let held = shelf.lock(&&machine, &pin(), Patience::None).unwrap();
     // Past the magazines, with no slab in the inbox: a new one.
-    let second = heap.caches.with(&pin(), |_| heap.alloc(OBJECT).unwrap()).unwrap();
+    let second = heap.caches.with(&pin(), |_| heap.try_alloc(OBJECT).unwrap()).unwrap();
     drop(held);
     heap.tend(&pin());
     assert!(shelf.take_waiting().is_none(), "the slab still waits");
@@ -179,7 +179,7 @@ fn a_cpu_that_was_asked_returns_what_it_and_the_depot_have_once() {
     all_online(&heap);
     let count = 4 * class().rounds();
     let use_many = || {
-        let objects: Vec<_> = (0..count).map(|_| heap.alloc(OBJECT).unwrap()).collect();
+        let objects: Vec<_> = (0..count).map(|_| heap.try_alloc(OBJECT).unwrap()).collect();
         objects.into_iter().for_each(|object| free(&heap, object));
         heap.class_stats(class()).cached
     };
@@ -200,14 +200,14 @@ fn a_cpu_that_was_asked_returns_what_it_and_the_depot_have_once() {
 fn uses_that_do_not_get_the_lock_share_slabs() {
     let machine = Machine::new(1, 1, 1 << 20);
     let heap = Heap::new(&machine, &machine);
-    let first = heap.alloc(OBJECT).unwrap();
+    let first = heap.try_alloc(OBJECT).unwrap();
     let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
     let held = shelf.lock(&&machine, &pin(), Patience::None).unwrap();
     let before = machine.outstanding();
-    let mut objects: Vec<_> = (0..OBJECTS).map(|_| heap.alloc(OBJECT).unwrap()).collect();
+    let mut objects: Vec<_> = (0..OBJECTS).map(|_| heap.try_alloc(OBJECT).unwrap()).collect();
     for _ in 0..OBJECTS {
         free(&heap, objects.pop().unwrap());
-        objects.push(heap.alloc(OBJECT).unwrap());
+        objects.push(heap.try_alloc(OBJECT).unwrap());
     }
     drop(held);
     let slabs = OBJECTS.div_ceil(SlabShape::ALL[class().index()].capacity);
@@ -225,7 +225,7 @@ fn a_cell_in_use_sends_nested_uses_past_it() {
     let machine = Machine::new(1, 1, 1 << 20);
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
-    let before = heap.alloc(OBJECT).unwrap();
+    let before = heap.try_alloc(OBJECT).unwrap();
     let nested = heap
         .caches
         .with(&pin(), |_| {
@@ -233,7 +233,7 @@ fn a_cell_in_use_sends_nested_uses_past_it() {
             // As after an interrupt in the middle of the shelf's lock, in the worst case.
             let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
             let held = shelf.lock(&&machine, &pin(), Patience::None);
-            let nested = heap.alloc(OBJECT).unwrap();
+            let nested = heap.try_alloc(OBJECT).unwrap();
             drop(held);
             heap.drain(&pin());
             assert_eq!(heap.cpu_offline(&pin()), Err(Unavailable::Busy));
@@ -256,7 +256,7 @@ fn overflowing_depots_return_objects_to_their_slabs() {
     let places = places_of(class());
     let objects = (places + 4) * class().rounds() + OBJECTS;
     for _ in 0..if cfg!(miri) { 1 } else { 3 } {
-        let objects: Vec<_> = (0..objects).map(|_| heap.alloc(OBJECT).unwrap()).collect();
+        let objects: Vec<_> = (0..objects).map(|_| heap.try_alloc(OBJECT).unwrap()).collect();
         objects.into_iter().for_each(|object| free(&heap, object));
         let stats = heap.class_stats(class());
         assert_eq!(stats.live, 0);
@@ -273,8 +273,8 @@ fn overflowing_depots_return_objects_to_their_slabs() {
 fn validate_finds_a_broken_free_list() {
     let machine = Machine::new(1, 1, 1 << 20);
     let heap = Heap::new(&machine, &machine);
-    let kept = heap.alloc(OBJECT).unwrap();
-    let freed = heap.alloc(OBJECT).unwrap();
+    let kept = heap.try_alloc(OBJECT).unwrap();
+    let freed = heap.try_alloc(OBJECT).unwrap();
     free(&heap, freed);
     heap.validate().unwrap();
     // Use after free: the object's first word is its place in the free list.

@@ -144,9 +144,9 @@ impl<const PAGES: usize> fmt::Debug for EarlyArea<PAGES> {
 ///
 /// // FRAMES has no memory yet.
 /// let word = Layout::new::<u64>();
-/// let early = HEAP.alloc(word)?;
+/// let early = HEAP.try_alloc(word)?;
 /// // SAFETY: allocated above with this layout.
-/// unsafe { HEAP.dealloc(early, word)? };
+/// unsafe { HEAP.free(early, word)? };
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]

@@ -20,7 +20,7 @@ pub(crate) fn layout(size: usize) -> Layout {
 
 pub(crate) fn free<S: PageSource>(heap: &Heap<&Machine, S>, memory: NonNull<u8>, layout: Layout) {
     // SAFETY: each test frees what it allocated with the layout, once.
-    unsafe { heap.dealloc(memory, layout) }.unwrap();
+    unsafe { heap.free(memory, layout) }.unwrap();
 }
 
 /// Where a run that the source zeroed is not zero, and what is there.

@@ -74,5 +74,5 @@ pub(crate) fn reports(heap: &Hardened<'_>) -> Vec<Report> {
 
 pub(crate) fn free(heap: &Hardened<'_>, memory: NonNull<u8>, layout: Layout) {
     // SAFETY: the tests free what they allocated, once.
-    unsafe { heap.dealloc(memory, layout) }.unwrap();
+    unsafe { heap.free(memory, layout) }.unwrap();
 }

@@ -146,7 +146,7 @@ impl Scene {
     }
 
     pub(crate) fn take(&self, bytes: usize, held: &Held) {
-        let object = self.heap.alloc(layout(bytes)).unwrap();
+        let object = self.heap.try_alloc(layout(bytes)).unwrap();
         self.keep(object, bytes, held);
     }
 
@@ -160,7 +160,7 @@ impl Scene {
         let Some((object, bytes)) = held.pop() else { return };
         Self::check(object, bytes);
         // SAFETY: allocated with this layout, and held until now.
-        unsafe { self.heap.dealloc(object, layout(bytes)) }.unwrap();
+        unsafe { self.heap.free(object, layout(bytes)) }.unwrap();
     }
 
     /// Objects of one slab for operation and context, alternating.

@@ -349,7 +349,7 @@ mod tests {
     fn a_lost_object_is_missed_and_its_frames_are_not() {
         let failures = failures_after(|service, _| {
             let layout = core::alloc::Layout::new::<[u64; 5000]>();
-            service.heap().unwrap().heap().alloc(layout).unwrap();
+            service.heap().unwrap().heap().try_alloc(layout).unwrap();
         });
         assert!(matches!(failures[..], [Failure::LostObjects { before, after }] if after == before + 1));
     }

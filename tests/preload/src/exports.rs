@@ -44,7 +44,7 @@ fn invalid_alignment() -> *mut c_void {
 /// Memory for `layout`: of the heap, or a mapping if no run of pages is so large.
 #[inline(never)]
 fn allocate(layout: Layout) -> Option<NonNull<u8>> {
-    match HEAP.alloc(layout) {
+    match HEAP.try_alloc(layout) {
         Ok(memory) => Some(memory),
         Err(AllocError::TooLarge { .. }) => mappings::allocate(layout.size(), layout.align()),
         Err(_) => None,
@@ -81,7 +81,7 @@ pub(crate) extern "C" fn malloc(size: usize) -> *mut c_void {
 pub(crate) unsafe extern "C" fn free(memory: *mut c_void) {
     let Some(memory) = NonNull::new(memory.cast::<u8>()) else { return };
     // SAFETY: the caller's promise.
-    if let Err(invalid) = unsafe { HEAP.dealloc_by_address(memory) } {
+    if let Err(invalid) = unsafe { HEAP.free_by_address(memory) } {
         // SAFETY: the caller's promise.
         match unsafe { Mapping::of(memory) } {
             Some(mapping) => errno::preserved(|| mapping.free()),
@@ -94,7 +94,7 @@ pub(crate) unsafe extern "C" fn free(memory: *mut c_void) {
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
     let Some(layout) = count.checked_mul(size).and_then(layout_of) else { return no_memory() };
-    match HEAP.alloc_zeroed(layout) {
+    match HEAP.try_alloc_zeroed(layout) {
         Ok(memory) => memory.as_ptr().cast(),
         // A mapping is zero.
         Err(AllocError::TooLarge { .. }) => pointer(mappings::allocate(layout.size(), WORD)),
@@ -123,7 +123,7 @@ pub(crate) unsafe extern "C" fn realloc(memory: *mut c_void, size: usize) -> *mu
     };
     let Ok(layout) = Layout::from_size_align(usable, WORD) else { return no_memory() };
     // SAFETY: the caller's promise; the heap says that the allocation has so many bytes.
-    match unsafe { HEAP.realloc(old, layout, wanted.size()) } {
+    match unsafe { HEAP.try_realloc(old, layout, wanted.size()) } {
         Ok(moved) => moved.as_ptr().cast(),
         Err(ReallocError::Alloc(AllocError::TooLarge { .. })) => {
             // SAFETY: the caller's promise; only what is beyond the largest run is too large.

@@ -59,9 +59,9 @@ impl Machine {
             }
             let layout = Layout::new::<[u64; 12]>();
             let heap = self.service.heap().unwrap().heap();
-            let object = heap.alloc(layout).unwrap();
+            let object = heap.try_alloc(layout).unwrap();
             // SAFETY: as above.
-            unsafe { heap.dealloc(object, layout) }.unwrap();
+            unsafe { heap.free(object, layout) }.unwrap();
         });
     }
 

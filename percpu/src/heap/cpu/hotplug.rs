@@ -117,9 +117,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # use host::Host;
     /// let heap = Heap::new(Host, Host);
     /// let layout = Layout::new::<[u64; 8]>();
-    /// let memory = heap.alloc(layout)?;
+    /// let memory = heap.try_alloc(layout)?;
     /// // SAFETY: allocated above with this layout, and not used any more.
-    /// unsafe { heap.dealloc(memory, layout)? };
+    /// unsafe { heap.free(memory, layout)? };
     /// assert!(heap.drain(&Host.pin()) > 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

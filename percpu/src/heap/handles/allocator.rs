@@ -1,7 +1,7 @@
 //! The heap as an allocator of containers: `allocator_api2`'s trait, which mirrors the trait of the
 //! standard library.
 //!
-//! The trait's error carries no cause; callers in need of the cause use [`Heap::alloc`]. Returned
+//! The trait's error carries no cause; callers in need of the cause use [`Heap::try_alloc`]. Returned
 //! blocks have exactly the requested length.
 
 use core::alloc::{GlobalAlloc, Layout};
@@ -36,11 +36,11 @@ use crate::{PageSource, Platform};
 unsafe impl<P: Platform, S: PageSource> Allocator for Heap<P, S> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, Failed> {
-        block(self.alloc(layout), layout)
+        block(self.try_alloc(layout), layout)
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, Failed> {
-        block(self.alloc_zeroed(layout), layout)
+        block(self.try_alloc_zeroed(layout), layout)
     }
 
     #[inline]
@@ -77,11 +77,11 @@ unsafe impl<P: Platform, S: PageSource> Allocator for Heap<P, S> {
 // the heap.
 unsafe impl<P: Platform, S: PageSource> Allocator for OnNode<'_, P, S> {
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, Failed> {
-        block(self.alloc(layout), layout)
+        block(self.try_alloc(layout), layout)
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, Failed> {
-        block(self.alloc_zeroed(layout), layout)
+        block(self.try_alloc_zeroed(layout), layout)
     }
 
     unsafe fn deallocate(&self, memory: NonNull<u8>, layout: Layout) {
@@ -137,7 +137,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::realloc`].
+    /// As for [`Heap::try_realloc`].
     unsafe fn change(
         &self,
         memory: NonNull<u8>,
@@ -147,9 +147,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         // SAFETY: the caller's promise.
         let changed = unsafe {
             if old.align() == new.align() {
-                self.realloc(memory, old, new.size())
+                self.try_realloc(memory, old, new.size())
             } else {
-                self.move_to(memory, old, new, self.alloc(new))
+                self.move_to(memory, old, new, self.try_alloc(new))
             }
         };
         changed.inspect_err(|error| self.tell(*error))
@@ -160,7 +160,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::realloc`]; the caller owns the found memory.
+    /// As for [`Heap::try_realloc`]; the caller owns the found memory.
     unsafe fn move_to(
         &self,
         memory: NonNull<u8>,
@@ -172,7 +172,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         // SAFETY: two allocations, each at least that large; both belong to the caller.
         unsafe {
             moved.copy_from_nonoverlapping(memory, old.size().min(new.size()));
-            match self.dealloc(memory, old) {
+            match self.free(memory, old) {
                 Ok(()) => Ok(moved),
                 Err(invalid) => {
                     // The new memory was never handed out.
@@ -197,7 +197,7 @@ impl<P: Platform, S: PageSource> OnNode<'_, P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::realloc`].
+    /// As for [`Heap::try_realloc`].
     unsafe fn change(
         &self,
         memory: NonNull<u8>,
@@ -211,7 +211,7 @@ impl<P: Platform, S: PageSource> OnNode<'_, P, S> {
         let stays = both && Room::of(old) == Room::of(new);
         if !stays {
             // SAFETY: the caller's promise.
-            match unsafe { heap.move_to(memory, old, new, self.alloc(new)) } {
+            match unsafe { heap.move_to(memory, old, new, self.try_alloc(new)) } {
                 // A shrinking allocation can always stay in place: falls through to `change`.
                 Err(ReallocError::Alloc(_)) => {}
                 other => return other.inspect_err(|error| heap.tell(*error)),

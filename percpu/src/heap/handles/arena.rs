@@ -316,7 +316,7 @@ impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
             Layout::new::<Chunk>().extend(layout).map_err(|_| AllocError::TooLarge { size, align })?;
         let chunk_layout = Layout::from_size_align(whole.size().max(usual), whole.align())
             .map_err(|_| AllocError::TooLarge { size, align })?;
-        let chunk = self.heap.alloc(chunk_layout)?.cast::<Chunk>();
+        let chunk = self.heap.try_alloc(chunk_layout)?.cast::<Chunk>();
         // SAFETY: just allocated, large enough for the head.
         unsafe { chunk.write(Chunk { previous, layout: chunk_layout }) };
         self.chunk.set(Some(chunk));

@@ -152,7 +152,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// ```
     pub fn try_box<T>(&self, value: T) -> Result<InHeap<'_, T, P, S>, NoRoom<T>> {
         // SAFETY: just allocated by this heap, for a value of this type.
-        unsafe { place(self.alloc(Layout::new::<T>()), value, self) }
+        unsafe { place(self.try_alloc(Layout::new::<T>()), value, self) }
     }
 
     /// Allocates memory for a `T`, all bytes zero. Large values thus need no room on the stack.
@@ -176,7 +176,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_box_zeroed<T>(&self) -> Result<InHeap<'_, MaybeUninit<T>, P, S>, AllocError> {
-        let memory = self.alloc_zeroed(Layout::new::<T>())?;
+        let memory = self.try_alloc_zeroed(Layout::new::<T>())?;
         // SAFETY: just allocated by this heap, for a value of this type; any bytes will do.
         Ok(unsafe { HeapBox::from_raw(memory.cast(), self) })
     }
@@ -201,7 +201,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_slice_zeroed<T>(&self, len: usize) -> Result<InHeap<'_, [MaybeUninit<T>], P, S>, AllocError> {
-        let memory = self.alloc_zeroed(slice::<T>(len)?)?;
+        let memory = self.try_alloc_zeroed(slice::<T>(len)?)?;
         let values = NonNull::slice_from_raw_parts(memory.cast(), len);
         // SAFETY: just allocated by this heap, for a slice of that length; any bytes will do.
         Ok(unsafe { HeapBox::from_raw(values, self) })
@@ -233,12 +233,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ) -> Result<InHeap<'_, [T], P, S>, AllocError> {
         let layout = slice::<T>(len)?;
         // SAFETY: just allocated by this heap, with the slice's layout.
-        Ok(unsafe { fill(self.alloc(layout)?, len, layout, self, value) })
+        Ok(unsafe { fill(self.try_alloc(layout)?, len, layout, self, value) })
     }
 }
 
 impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
-    /// Moves `value` into memory of the node: see [`Heap::try_box`] and [`OnNode::alloc`].
+    /// Moves `value` into memory of the node: see [`Heap::try_box`] and [`OnNode::try_alloc`].
     ///
     /// # Errors
     ///
@@ -257,10 +257,10 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
     /// ```
     pub fn try_box<T>(&self, value: T) -> Result<InHeap<'h, T, P, S>, NoRoom<T>> {
         // SAFETY: just allocated by this heap, for a value of this type.
-        unsafe { place(self.alloc(Layout::new::<T>()), value, self.heap) }
+        unsafe { place(self.try_alloc(Layout::new::<T>()), value, self.heap) }
     }
 
-    /// Allocates a slice on the node: see [`Heap::try_slice`] and [`OnNode::alloc`].
+    /// Allocates a slice on the node: see [`Heap::try_slice`] and [`OnNode::try_alloc`].
     ///
     /// # Errors
     ///
@@ -272,6 +272,6 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
     ) -> Result<InHeap<'h, [T], P, S>, AllocError> {
         let layout = slice::<T>(len)?;
         // SAFETY: just allocated by this heap, with the slice's layout.
-        Ok(unsafe { fill(self.alloc(layout)?, len, layout, self.heap, value) })
+        Ok(unsafe { fill(self.try_alloc(layout)?, len, layout, self.heap, value) })
     }
 }

@@ -13,7 +13,7 @@ use crate::{Order, PageSource, Platform};
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Returns the number of bytes of the allocation at `memory`, at least as many as requested.
     /// The owner may use all of them, and then has two ways to free the allocation:
-    /// [`Heap::dealloc_by_address`], and [`Heap::dealloc`] or [`Heap::realloc`] with a layout of
+    /// [`Heap::free_by_address`], and [`Heap::free`] or [`Heap::try_realloc`] with a layout of
     /// this many bytes and of word alignment.
     ///
     /// Returns `None` if no allocation of this heap can start at `memory`. An allocation of no
@@ -31,10 +31,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # use std::alloc::Layout;
     /// # use topomem_percpu::{AllocError, Heap, PageSource, Platform};
     /// # fn example<P: Platform, S: PageSource>(heap: &Heap<P, S>) -> Result<(), AllocError> {
-    /// let memory = heap.alloc(Layout::new::<[u64; 9]>())?;
+    /// let memory = heap.try_alloc(Layout::new::<[u64; 9]>())?;
     /// assert_eq!(heap.usable_size(memory), Some(80));
     /// // SAFETY: allocated above, and not used any more.
-    /// let freed = unsafe { heap.dealloc_by_address(memory) };
+    /// let freed = unsafe { heap.free_by_address(memory) };
     /// assert_eq!(freed, Ok(()));
     /// # Ok(())
     /// # }
@@ -51,8 +51,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         })
     }
 
-    /// Frees memory, as [`Heap::dealloc`] does, without knowing its layout. Cost: a walk of four
-    /// dependent loads more than `dealloc`.
+    /// Frees memory, as [`Heap::free`] does, without knowing its layout. Cost: a walk of four
+    /// dependent loads more than `free`.
     ///
     /// # Safety
     ///
@@ -75,13 +75,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
     /// # use host::Host;
     /// let heap = Heap::new(Host, Host);
-    /// let memory = heap.alloc(Layout::new::<[u8; 100]>())?;
+    /// let memory = heap.try_alloc(Layout::new::<[u8; 100]>())?;
     /// // SAFETY: allocated above, and not used any more.
-    /// unsafe { heap.dealloc_by_address(memory)? };
+    /// unsafe { heap.free_by_address(memory)? };
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[inline]
-    pub unsafe fn dealloc_by_address(&self, memory: NonNull<u8>) -> Result<(), InvalidFree> {
+    pub unsafe fn free_by_address(&self, memory: NonNull<u8>) -> Result<(), InvalidFree> {
         #[cfg(feature = "hardening")]
         if self.hardening.is_some() {
             return Err(InvalidFree::NotAllocated { address: memory.addr().get() });
@@ -98,11 +98,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         unsafe { self.dealloc_otherwise(memory, class.layout()) }
     }
 
-    /// Frees memory that lies in no slab, for [`Heap::dealloc_by_address`].
+    /// Frees memory that lies in no slab, for [`Heap::free_by_address`].
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc_by_address`].
+    /// As for [`Heap::free_by_address`].
     #[inline(never)]
     unsafe fn dealloc_large_by_address(&self, memory: NonNull<u8>) -> Result<(), InvalidFree> {
         let bytes = self.usable_size(memory);

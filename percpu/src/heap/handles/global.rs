@@ -12,7 +12,7 @@ use crate::{PageSource, Platform, SizeClass};
 unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // As `Heap::alloc`.
+        // As `Heap::try_alloc`.
         let Some(class) = SizeClass::of_small_size(layout.size()) else {
             return self.alloc_uncommon_or_null(layout);
         };
@@ -35,7 +35,7 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
             }
             return memory;
         }
-        Heap::alloc_zeroed(self, layout).map_or(ptr::null_mut(), NonNull::as_ptr)
+        Heap::try_alloc_zeroed(self, layout).map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
     #[inline]
@@ -43,7 +43,7 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
         // SAFETY: the caller's promise is the same; memory that was allocated is not at null.
         unsafe {
             let memory = NonNull::new_unchecked(memory);
-            // As `Heap::dealloc`.
+            // As `Heap::free`.
             let Some(class) = SizeClass::of_small_size(layout.size()) else {
                 return self.dealloc_uncommon_or_report(memory, layout);
             };
@@ -65,7 +65,7 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
             return self.or_report(changed);
         }
         // SAFETY: the caller's promise is the same.
-        self.or_report(unsafe { Heap::realloc(self, memory, layout, new_size) })
+        self.or_report(unsafe { Heap::try_realloc(self, memory, layout, new_size) })
     }
 }
 
@@ -115,7 +115,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::free`].
     #[inline(never)]
     unsafe fn dealloc_uncommon_or_report(&self, memory: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller's promise is the same.
@@ -134,7 +134,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::free`].
     #[inline(never)]
     unsafe fn dealloc_rare_or_report(&self, memory: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller's promise is the same.
@@ -153,7 +153,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::free`].
     #[inline(never)]
     unsafe fn dealloc_otherwise_or_report(&self, memory: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller's promise is the same.

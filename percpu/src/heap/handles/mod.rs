@@ -1,4 +1,4 @@
-//! Handles of the heap beside [`Heap::alloc`](super::Heap::alloc): for containers, for a chosen
+//! Handles of the heap beside [`Heap::try_alloc`](super::Heap::try_alloc): for containers, for a chosen
 //! node, boxes, pools and arenas.
 
 mod allocator;

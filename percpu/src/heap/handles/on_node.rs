@@ -103,8 +103,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Allocates memory for `layout` on `node`: see [`OnNode::alloc`]. The memory is freed with
-    /// [`Heap::dealloc`] on any CPU, and returns to that node.
+    /// Allocates memory for `layout` on `node`: see [`OnNode::try_alloc`]. The memory is freed with
+    /// [`Heap::free`] on any CPU, and returns to that node.
     ///
     /// # Errors
     ///
@@ -123,7 +123,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// let layout = Layout::new::<[u64; 8]>();
     /// let memory = heap.alloc_on(NodeId::ZERO, layout)?;
     /// // SAFETY: allocated above with this layout, and not used any more.
-    /// unsafe { heap.dealloc(memory, layout)? };
+    /// unsafe { heap.free(memory, layout)? };
     ///
     /// let node = NodeId::new(9).unwrap();
     /// assert_eq!(heap.alloc_on(node, layout), Err(AllocOnError::UnknownNode(UnknownNode { node })));
@@ -156,7 +156,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 /// A heap for allocations on one node, created by [`Heap::on`].
 ///
 /// The handle is an [`Allocator`](allocator_api2::alloc::Allocator), so containers can be placed on
-/// a node. Its memory belongs to the heap: [`Heap::dealloc`] frees it, on any CPU.
+/// a node. Its memory belongs to the heap: [`Heap::free`] frees it, on any CPU.
 pub struct OnNode<'h, P: Platform, S: PageSource> {
     pub(super) heap: &'h Heap<P, S>,
     /// A node with memory.
@@ -189,10 +189,10 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
     }
 
     /// Allocates memory for `layout` on the node: aligned, uninitialised, owned by the caller until
-    /// [`Heap::dealloc`]. If the node is full, the memory comes from another node, as near as the
+    /// [`Heap::free`]. If the node is full, the memory comes from another node, as near as the
     /// page source can provide.
     ///
-    /// Cost on CPUs of the node: as for [`Heap::alloc`]. Cost on remote CPUs: the lock of the
+    /// Cost on CPUs of the node: as for [`Heap::try_alloc`]. Cost on remote CPUs: the lock of the
     /// node's slabs of this size, since a CPU caches objects of its own node only.
     ///
     /// # Errors
@@ -211,14 +211,14 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
     /// let layout = Layout::new::<[u64; 8]>();
     /// let memory = heap.on(NodeId::ZERO)?.alloc(layout)?;
     /// // SAFETY: allocated above with this layout, and not used any more.
-    /// unsafe { heap.dealloc(memory, layout)? };
+    /// unsafe { heap.free(memory, layout)? };
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[cfg_attr(feature = "leak-tracking", track_caller)]
-    pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+    pub fn try_alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         let pin = self.heap.platform.pin();
         if self.heap.source.node_of_cpu(pin.cpu()) == self.home {
-            return self.heap.alloc(layout);
+            return self.heap.try_alloc(layout);
         }
         #[cfg(feature = "hardening")]
         if self.heap.hardening.is_some() {
@@ -242,22 +242,22 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
         Ok(object)
     }
 
-    /// Allocates memory like [`OnNode::alloc`], all bytes zero.
+    /// Allocates memory like [`OnNode::try_alloc`], all bytes zero.
     ///
     /// # Errors
     ///
-    /// As for [`OnNode::alloc`].
+    /// As for [`OnNode::try_alloc`].
     #[cfg_attr(feature = "leak-tracking", track_caller)]
-    pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+    pub fn try_alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if layout.size() > MAX_CLASS_SIZE && !self.heap.is_hardened() {
             let pin = self.heap.platform.pin();
             if self.heap.source.node_of_cpu(pin.cpu()) == self.home {
-                return self.heap.alloc_zeroed(layout);
+                return self.heap.try_alloc_zeroed(layout);
             }
             return self.heap.alloc_large_near(&pin, self.home, layout, Contents::Zeroed);
         }
-        let memory = self.alloc(layout)?;
-        // SAFETY: `alloc` returned that many bytes, owned here.
+        let memory = self.try_alloc(layout)?;
+        // SAFETY: `try_alloc` returned that many bytes, owned here.
         unsafe { memory.write_bytes(0, layout.size()) };
         Ok(memory)
     }

@@ -114,7 +114,7 @@ impl<'h, T, P: Platform, S: PageSource> Pool<'h, T, P, S> {
     /// ```
     #[inline]
     pub fn alloc(&self, value: T) -> Result<PoolBox<'_, T, P, S>, NoRoom<T>> {
-        let memory = match self.heap.alloc(Self::OBJECT) {
+        let memory = match self.heap.try_alloc(Self::OBJECT) {
             Err(error) => self.reserve.take().ok_or(error),
             memory => memory,
         };
@@ -147,11 +147,11 @@ impl<'h, T, P: Platform, S: PageSource> Pool<'h, T, P, S> {
         }
         let (size, align) = (usize::MAX, Self::OBJECT.align());
         let layout = NewBlock::layout(count).ok_or(AllocError::TooLarge { size, align })?;
-        let memory = self.heap.alloc(layout)?;
+        let memory = self.heap.try_alloc(layout)?;
         // SAFETY: just allocated for that many slots; freed when the block is dissolved.
         let block = unsafe { NewBlock::new(memory, count) };
         for index in 0..count {
-            match self.heap.alloc(Self::OBJECT) {
+            match self.heap.try_alloc(Self::OBJECT) {
                 Ok(object) => block.fill(index, object),
                 Err(error) => {
                     self.dissolve(block);

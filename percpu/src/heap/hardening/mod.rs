@@ -147,7 +147,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         heap
     }
 
-    /// Allocates for [`Heap::alloc`] in a heap with measures.
+    /// Allocates for [`Heap::try_alloc`] in a heap with measures.
     pub(super) fn alloc_hardened(
         &self,
         layout: Layout,
@@ -201,11 +201,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.source.reported(&Report { finding, address, class, cpu, origin });
     }
 
-    /// Frees for [`Heap::dealloc`] in a heap with measures.
+    /// Frees for [`Heap::free`] in a heap with measures.
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::free`].
     pub(super) unsafe fn dealloc_hardened(
         &self,
         memory: NonNull<u8>,

@@ -9,11 +9,11 @@ use super::site::Site;
 use crate::{PageSource, Platform};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Changes an allocation's size for [`Heap::realloc`] in a heap with measures.
+    /// Changes an allocation's size for [`Heap::try_realloc`] in a heap with measures.
     ///
     /// # Safety
     ///
-    /// As for [`Heap::realloc`].
+    /// As for [`Heap::try_realloc`].
     pub(in crate::heap) unsafe fn realloc_hardened(
         &self,
         memory: NonNull<u8>,

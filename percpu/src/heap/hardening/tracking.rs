@@ -226,13 +226,13 @@ mod tests {
         let heap = heap(&machine, true);
         all_online(&heap);
         let layout = Layout::from_size_align(40_000, 8).unwrap();
-        let memory = heap.alloc(layout).unwrap();
+        let memory = heap.try_alloc(layout).unwrap();
         let Some(Run::Large(run)) = heap.runs.at(memory.addr().get()) else { panic!() };
         let before = machine.outstanding();
         let look = |read: &dyn Fn()| heap.look_at_large(&pin(), memory.addr().get(), run, |_| read());
         let seen = look(&|| {
             // SAFETY: allocated above, and not used any more.
-            unsafe { heap.dealloc(memory, layout) }.unwrap();
+            unsafe { heap.free(memory, layout) }.unwrap();
             heap.drain(&pin());
             assert_eq!((heap.large_stats().live, machine.outstanding()), (0, before), "it is read");
             assert_eq!(look(&|| ()), None, "one at a time");

@@ -113,7 +113,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::free`].
     #[inline(always)]
     pub(in crate::heap) unsafe fn dealloc_cached_run(&self, memory: NonNull<u8>, layout: Layout) -> bool {
         #[cfg(feature = "hardening")]
@@ -136,7 +136,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`], with a layout of that length.
+    /// As for [`Heap::free`], with a layout of that length.
     unsafe fn push_run(&self, pin: &CpuPin, memory: NonNull<u8>, length: RunLength) -> bool {
         // SAFETY: the caller's promise.
         let pushed = self.caches.with(pin, |cache| unsafe { cache.runs.push(memory, length) });
@@ -244,7 +244,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`], with a `layout` beyond every class.
+    /// As for [`Heap::free`], with a `layout` beyond every class.
     #[inline(never)]
     pub(in crate::heap) unsafe fn dealloc_large(
         &self,

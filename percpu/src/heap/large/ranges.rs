@@ -55,7 +55,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::free`].
     #[cold]
     pub(in crate::heap) unsafe fn dealloc_range(
         &self,
@@ -84,7 +84,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// As for [`Heap::realloc`].
+    /// As for [`Heap::try_realloc`].
     #[cold]
     pub(in crate::heap) unsafe fn realloc_range(
         &self,
@@ -107,11 +107,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 return Ok(moved);
             }
         }
-        let moved = self.alloc(new_layout)?;
+        let moved = self.try_alloc(new_layout)?;
         // SAFETY: two allocations, each at least that large; the caller owned the old allocation.
         unsafe {
             moved.copy_from_nonoverlapping(memory, layout.size().min(new_layout.size()));
-            if let Err(invalid) = self.dealloc(memory, layout) {
+            if let Err(invalid) = self.free(memory, layout) {
                 self.source.refused(invalid);
             }
         }

@@ -99,7 +99,7 @@ fn use_objects(size: usize, misuse: Option<Misuse>) -> Result<(), AllocError> {
     let Ok(layout) = Layout::from_size_align(size, 8) else { return Ok(()) };
     let mut objects = [NonNull::dangling(); 40];
     for object in &mut objects {
-        *object = heap.alloc(layout)?;
+        *object = heap.try_alloc(layout)?;
         // SAFETY: the heap gave so many bytes.
         unsafe { object.write_bytes(0x11, size) };
     }
@@ -108,9 +108,9 @@ fn use_objects(size: usize, misuse: Option<Misuse>) -> Result<(), AllocError> {
     for &object in others {
         // SAFETY: allocated with that layout; what comes back takes its place.
         let freed = unsafe {
-            match heap.realloc(object, layout, half.size()) {
-                Ok(object) => heap.dealloc(object, half),
-                Err(_) => heap.dealloc(object, layout),
+            match heap.try_realloc(object, layout, half.size()) {
+                Ok(object) => heap.free(object, half),
+                Err(_) => heap.free(object, layout),
             }
         };
         tell(freed);
@@ -118,15 +118,15 @@ fn use_objects(size: usize, misuse: Option<Misuse>) -> Result<(), AllocError> {
     match misuse {
         Some(misuse) if size == 64 => commit(misuse, first, layout),
         // SAFETY: allocated with that layout, and not used any more.
-        _ => tell(unsafe { heap.dealloc(first, layout) }),
+        _ => tell(unsafe { heap.free(first, layout) }),
     }
     // What was freed is looked at when it is handed out again.
     heap.drain(&pin());
     for object in &mut objects {
-        *object = heap.alloc(layout)?;
+        *object = heap.try_alloc(layout)?;
     }
     // SAFETY: allocated with that layout, and not used any more.
-    objects.iter().for_each(|&object| tell(unsafe { heap.dealloc(object, layout) }));
+    objects.iter().for_each(|&object| tell(unsafe { heap.free(object, layout) }));
     Ok(())
 }
 
@@ -141,7 +141,7 @@ fn commit(misuse: Misuse, object: NonNull<u8>, layout: Layout) {
                 // where it is.
                 heap.drain(&pin());
                 let neighbours = Held::allocate(layout, 512);
-                tell(heap.dealloc(object, layout));
+                tell(heap.free(object, layout));
                 object.add(20).write(0x22);
                 heap.drain(&pin());
                 Held::allocate(layout, 4096).free();
@@ -150,7 +150,7 @@ fn commit(misuse: Misuse, object: NonNull<u8>, layout: Layout) {
             Misuse::BrokenLink => {
                 heap.drain(&pin());
                 let neighbours = Held::allocate(layout, 512);
-                tell(heap.dealloc(object, layout));
+                tell(heap.free(object, layout));
                 heap.drain(&pin());
                 // Before the object is what the heap has put there: the link, now that it is free.
                 let link = object.sub(8);
@@ -160,26 +160,26 @@ fn commit(misuse: Misuse, object: NonNull<u8>, layout: Layout) {
             }
             Misuse::Overflow => {
                 object.add(layout.size()).write(0x22);
-                tell(heap.dealloc(object, layout));
+                tell(heap.free(object, layout));
             }
             Misuse::DoubleFree => {
-                tell(heap.dealloc(object, layout));
-                tell(heap.dealloc(object, layout));
+                tell(heap.free(object, layout));
+                tell(heap.free(object, layout));
             }
             Misuse::WildFree => {
                 let mut local = [0u64; 8];
-                tell(heap.dealloc(NonNull::from(&mut local).cast(), layout));
-                tell(heap.dealloc(object, layout));
+                tell(heap.free(NonNull::from(&mut local).cast(), layout));
+                tell(heap.free(object, layout));
             }
             Misuse::OtherLayout => {
                 let Ok(shorter) = Layout::from_size_align(layout.size() - 1, 8) else { return };
-                tell(heap.dealloc(object, shorter));
-                tell(heap.dealloc(object, layout));
+                tell(heap.free(object, shorter));
+                tell(heap.free(object, layout));
             }
             Misuse::Leak => {}
             Misuse::LeakBox => {
                 leak_box();
-                tell(heap.dealloc(object, layout));
+                tell(heap.free(object, layout));
             }
         }
     }
@@ -199,7 +199,7 @@ impl Held {
             if FOUND.load(Ordering::Relaxed) > 0 {
                 break;
             }
-            let Ok(object) = HEAP.heap().alloc(layout) else { break };
+            let Ok(object) = HEAP.heap().try_alloc(layout) else { break };
             // SAFETY: the heap gave at least a word.
             unsafe { held.push(object) };
         }
@@ -222,7 +222,7 @@ impl Held {
             // SAFETY: written in `push`, and allocated with that layout; it is not used any more.
             unsafe {
                 self.last = object.cast::<Option<NonNull<u8>>>().read();
-                tell(HEAP.heap().dealloc(object, self.layout));
+                tell(HEAP.heap().free(object, self.layout));
             }
         }
     }

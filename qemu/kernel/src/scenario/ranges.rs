@@ -159,7 +159,7 @@ fn grow_objects(ranges: &Ranges) -> Result<(), &'static str> {
     let (small, large) = (small.map_err(|_| "no layout")?, large.map_err(|_| "no layout")?);
     let out = "the heap has no memory";
     let (object, neighbour) =
-        (heap.alloc_zeroed(small).map_err(|_| out)?, heap.alloc(small).map_err(|_| out)?);
+        (heap.try_alloc_zeroed(small).map_err(|_| out)?, heap.try_alloc(small).map_err(|_| out)?);
     let start = VirtAddr::from_ptr(object.as_ptr());
     if !ranges.contains(start) {
         return Err("a large object is no range");
@@ -171,7 +171,7 @@ fn grow_objects(ranges: &Ranges) -> Result<(), &'static str> {
     (0..pages).for_each(|page| write(start, page, page + 1));
     // SAFETY: the objects have these layouts, and are not used after they are freed.
     unsafe {
-        let moved = heap.realloc(object, small, large.size()).map_err(|_| out)?;
+        let moved = heap.try_realloc(object, small, large.size()).map_err(|_| out)?;
         let start = VirtAddr::from_ptr(moved.as_ptr());
         if moved == object {
             return Err("an object has grown over the one behind it");
@@ -181,8 +181,8 @@ fn grow_objects(ranges: &Ranges) -> Result<(), &'static str> {
         }
         let last = large.size() as u64 / 4096 - 1;
         write(start, last, 1);
-        heap.dealloc(moved, large).map_err(|_| "an object cannot be freed")?;
-        heap.dealloc(neighbour, small).map_err(|_| "an object cannot be freed")?;
+        heap.free(moved, large).map_err(|_| "an object cannot be freed")?;
+        heap.free(neighbour, small).map_err(|_| "an object cannot be freed")?;
     }
     Ok(())
 }

@@ -103,7 +103,7 @@ fn allocate_on(node: NodeId, topology: &Topology, held: &mut Held) {
         Ok(on) => on,
         Err(error) => return fail(format_args!("{error}")),
     };
-    match on.alloc(held.layout) {
+    match on.try_alloc(held.layout) {
         Ok(object) => {
             let found = topology.node_of_addr(Kernel.virt_to_phys(object));
             if found != on.node() {

@@ -17,7 +17,7 @@ impl<R: Rig> Worker<'_, R> {
                 let _ = service.frames().alloc(&self.pin, &FrameRequest::frame());
             }
             Some(Break::LeakObject) => {
-                let _ = service.heap().map(|heap| heap.heap().alloc(Layout::new::<[u64; 8]>()));
+                let _ = service.heap().map(|heap| heap.heap().try_alloc(Layout::new::<[u64; 8]>()));
             }
             _ => {}
         }

@@ -36,9 +36,9 @@ impl<R: Rig> Worker<'_, R> {
         let Some(heap) = self.run.rig.service().heap() else { return };
         for class in SizeClass::all() {
             let Ok(layout) = Layout::from_size_align(class.size(), 1) else { continue };
-            let Ok(memory) = heap.heap().alloc(layout) else { continue };
+            let Ok(memory) = heap.heap().try_alloc(layout) else { continue };
             // SAFETY: it has just come from this heap with this layout.
-            if let Err(error) = unsafe { heap.heap().dealloc(memory, layout) } {
+            if let Err(error) = unsafe { heap.heap().free(memory, layout) } {
                 self.refused("freeing a heap object", Text::display(&error));
             }
         }
@@ -61,7 +61,7 @@ impl<R: Rig> Worker<'_, R> {
         let layout = self.random_layout();
         // Out of memory is an answer: frames may be short just now.
         let Some(heap) = self.run.rig.service().heap() else { return };
-        let Ok(memory) = heap.heap().alloc(layout) else { return };
+        let Ok(memory) = heap.heap().try_alloc(layout) else { return };
         self.run.counters(self.cpu).allocations.fetch_add(1, Ordering::Relaxed);
         let address = VirtAddr::from_ptr(memory.as_ptr());
         if !address.as_u64().is_multiple_of(layout.align() as u64) {
@@ -93,7 +93,7 @@ impl<R: Rig> Worker<'_, R> {
         }
         let Some(heap) = self.run.rig.service().heap() else { return };
         // SAFETY: it came from this heap with this layout, and nobody else holds it.
-        if let Err(error) = unsafe { heap.heap().dealloc(held.memory, held.layout) } {
+        if let Err(error) = unsafe { heap.heap().free(held.memory, held.layout) } {
             self.refused("freeing a heap object", Text::display(&error));
         }
     }

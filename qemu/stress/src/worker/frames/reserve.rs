@@ -64,10 +64,10 @@ impl<R: Rig> Worker<'_, R> {
         let heap = self.run.rig.service().heap()?.heap();
         let layout = Layout::from_size_align(SizeClass::all().last()?.size(), 8).ok()?;
         let mut objects = [None; OBJECTS];
-        objects.fill_with(|| heap.alloc(layout).ok());
+        objects.fill_with(|| heap.try_alloc(layout).ok());
         for object in objects.into_iter().flatten() {
             // SAFETY: it has just come from this heap with this layout.
-            if let Err(error) = unsafe { heap.dealloc(object, layout) } {
+            if let Err(error) = unsafe { heap.free(object, layout) } {
                 self.refused("freeing a heap object", crate::Text::display(&error));
             }
         }
