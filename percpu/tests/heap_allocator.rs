@@ -166,7 +166,7 @@ fn edge_cases_of_nodes() {
     assert_eq!(memory.addr().get() % 64, 0);
     free(&heap, memory, nothing);
     assert_eq!(machine.outstanding(), 0);
-    let zeroed = heap.on(node(1)).unwrap().alloc_zeroed(layout(100, 8)).unwrap();
+    let zeroed = heap.on(node(1)).unwrap().try_alloc_zeroed(layout(100, 8)).unwrap();
     // SAFETY: the heap zeroed that many bytes.
     assert!((0..100).all(|at| unsafe { zeroed.add(at).read() } == 0));
     free(&heap, zeroed, layout(100, 8));

@@ -102,7 +102,7 @@ fn each_report_goes_to_the_heap_whose_object_it_is() {
     objects.iter().for_each(|&object| free(&first, object, layout(SHAPE)));
     write_after_free(objects[7]);
     // The object that is written to comes first, and its link is looked at.
-    assert_eq!(first.alloc(layout(SHAPE)), Ok(objects[7]));
+    assert_eq!(first.try_alloc(layout(SHAPE)), Ok(objects[7]));
     allocate_all(&machines[1], &second, 200);
     assert_eq!(reports(&second), []);
     second.drain(&pin());

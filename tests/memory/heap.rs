@@ -261,12 +261,12 @@ fn what_the_heap_refuses_is_told_to_the_kernel() {
         // SAFETY: allocated and freed with the same layout; the second free is refused before it
         // touches anything, and so is the change of size.
         unsafe {
-            let memory = heap.try_alloc(large);
-            heap.free(memory, large);
+            let memory = heap.alloc(large);
+            heap.dealloc(memory, large);
             let stats = heap.heap().large_stats();
-            let free = catch_unwind(AssertUnwindSafe(|| heap.free(memory, large)));
+            let free = catch_unwind(AssertUnwindSafe(|| heap.dealloc(memory, large)));
             assert!(free.is_err(), "by default loudly");
-            let change = catch_unwind(AssertUnwindSafe(|| heap.try_realloc(memory, large, 10)));
+            let change = catch_unwind(AssertUnwindSafe(|| heap.realloc(memory, large, 10)));
             assert!(change.is_err(), "by default loudly");
             assert_eq!(heap.heap().large_stats(), stats);
             memory.addr()
@@ -278,11 +278,11 @@ fn what_the_heap_refuses_is_told_to_the_kernel() {
     sim.on(CpuId::BOOT, |_| {
         // SAFETY: allocated with that layout; a wrong free is refused before it touches anything.
         unsafe {
-            let memory = heap.try_alloc(large);
+            let memory = heap.alloc(large);
             assert_eq!(memory.addr(), address);
-            heap.free(memory.add(4096), large);
-            heap.free(memory, layout(20_000));
-            heap.free(memory, large);
+            heap.dealloc(memory.add(4096), large);
+            heap.dealloc(memory, layout(20_000));
+            heap.dealloc(memory, large);
         }
     });
     let expected = [
@@ -305,10 +305,10 @@ fn what_a_hardened_heap_finds_is_told_to_the_kernel() {
     let write_after_free = || {
         // SAFETY: it is not: the write after the free, which is what the heap must find.
         unsafe {
-            let memory = heap.try_alloc(layout(64));
-            heap.free(memory, layout(64));
+            let memory = heap.alloc(layout(64));
+            heap.dealloc(memory, layout(64));
             memory.add(10).write(1);
-            heap.try_alloc(layout(64))
+            heap.alloc(layout(64))
         }
     };
     let found = Hardening::ALL.has(Measure::Poison);

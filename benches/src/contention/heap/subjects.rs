@@ -96,12 +96,12 @@ impl Magazines {
 
 impl Objects for Magazines {
     fn alloc(&self, _cpu: usize, layout: Layout) -> NonNull<u8> {
-        self.0.alloc(layout).unwrap_or_else(|error| panic!("topomem: {error}"))
+        self.0.try_alloc(layout).unwrap_or_else(|error| panic!("topomem: {error}"))
     }
 
     fn free(&self, _cpu: usize, memory: NonNull<u8>, layout: Layout) {
         // SAFETY: the uses free what they allocated, once, with its layout.
-        if let Err(error) = unsafe { self.0.dealloc(memory, layout) } {
+        if let Err(error) = unsafe { self.0.free(memory, layout) } {
             panic!("topomem: {error}");
         }
     }

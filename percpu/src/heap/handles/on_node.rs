@@ -131,7 +131,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// ```
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub fn alloc_on(&self, node: NodeId, layout: Layout) -> Result<NonNull<u8>, AllocOnError> {
-        Ok(self.on(node)?.alloc(layout)?)
+        Ok(self.on(node)?.try_alloc(layout)?)
     }
 
     /// Returns an object of `class` of the slabs of `home`, another node than the CPU's own.
