@@ -65,8 +65,9 @@ fn a_write_after_a_free_is_found_and_the_memory_never_handed_out() {
                 // Out of the quarantine.
                 heap.drain(&pin());
                 // Enough to come across all that is free, a hundred times a slab at most.
-                let held: Vec<_> =
-                    (0..if cfg!(miri) { 50 } else { 600 }).map_while(|_| heap.try_alloc(layout).ok()).collect();
+                let held: Vec<_> = (0..if cfg!(miri) { 50 } else { 600 })
+                    .map_while(|_| heap.try_alloc(layout).ok())
+                    .collect();
                 assert!(!held.contains(&memory), "{set:?} {shape:?} {offset}");
                 let reports = reports(&heap);
                 assert_eq!(reports.len(), 1, "{reports:?} {set:?} {shape:?} {offset}");
