@@ -209,7 +209,7 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
     /// # use host::Host;
     /// let heap = Heap::new(Host, Host);
     /// let layout = Layout::new::<[u64; 8]>();
-    /// let memory = heap.on(NodeId::ZERO)?.alloc(layout)?;
+    /// let memory = heap.on(NodeId::ZERO)?.try_alloc(layout)?;
     /// // SAFETY: allocated above with this layout, and not used any more.
     /// unsafe { heap.free(memory, layout)? };
     /// # Ok::<(), Box<dyn std::error::Error>>(())
