@@ -124,6 +124,24 @@ pub fn bulk_free<S: Subject>(subject: &S, cpus: usize, order: FreeOrder) -> f64 
     elapsed.as_nanos() as f64 / freed as f64
 }
 
+/// Frames in a list that is freed by one call.
+pub const LIST: usize = 512;
+
+/// Nanoseconds per free of what each thread allocated in bulk, shuffled and freed in lists of [`LIST`].
+pub fn list_free<S: Subject>(subject: &S, cpus: usize) -> f64 {
+    let elapsed = timed(
+        cpus,
+        |cpu| {
+            let mut held = Held::full(subject, cpu, BULK);
+            Random::new(cpu as u64).shuffle(&mut held.frames);
+            held
+        },
+        |held| held.frames.chunks(LIST).for_each(|list| subject.free_list(&held.cpu, list)),
+        |_| (),
+    );
+    elapsed.as_nanos() as f64 / BULK as f64
+}
+
 /// What a thread does across CPUs, with its end of the channel.
 enum Side<S: Subject> {
     Allocates(S::Cpu, SyncSender<Vec<S::Frame>>),

@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use topomem_percpu::Order;
 
-use crate::frames::{BULK, FRAMES};
+use crate::frames::{BULK, FRAMES, LIST};
 use crate::random::Random;
 use crate::subject::Subject;
 
@@ -95,14 +95,26 @@ fn burst_loop<S: Subject, const ORDER: u8>(
     }
 }
 
+/// How a frame is freed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CountedFree {
+    /// Alone.
+    Single,
+    /// With the others of a list of [`LIST`].
+    List,
+}
+
 /// Allocates 1 GiB in single frames, and frees them shuffled: the frees are counted.
-pub fn run_frees<S: Subject>() {
+pub fn run_frees<S: Subject>(counted: CountedFree) {
     let subject = S::new(FRAMES, 1);
     let cpu = subject.cpu(0);
     let mut held: Vec<S::Frame> = (0..BULK).filter_map(|_| subject.alloc(&cpu, Order::FRAME)).collect();
     assert_eq!(held.len(), BULK, "{}: exhausted", S::NAME);
     Random::new(0).shuffle(&mut held);
-    counted_frees(&subject, &cpu, &held);
+    match counted {
+        CountedFree::Single => counted_frees(&subject, &cpu, &held),
+        CountedFree::List => counted_frees_of_lists(&subject, &cpu, &held),
+    }
 }
 
 /// The function that is counted, with all that it calls. Beside the allocator's work, a free costs a load and a turn
@@ -112,4 +124,10 @@ pub fn counted_frees<S: Subject>(subject: &S, cpu: &S::Cpu, held: &[S::Frame]) {
     for &frame in held {
         subject.free(cpu, frame, Order::FRAME);
     }
+}
+
+/// As [`counted_frees`], in lists.
+#[inline(never)]
+pub fn counted_frees_of_lists<S: Subject>(subject: &S, cpu: &S::Cpu, held: &[S::Frame]) {
+    held.chunks(LIST).for_each(|list| subject.free_list(cpu, list));
 }

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use topomem_benches::contention;
 #[cfg(feature = "hardening")]
 use topomem_benches::hardening;
-use topomem_benches::instructions::CountedOrder;
+use topomem_benches::instructions::{CountedFree, CountedOrder};
 use topomem_benches::ranges::RangeCase;
 use topomem_benches::sample::Summary;
 use topomem_benches::subjects::{Bitmap, Buddy, Nothing, Paranoid, Topomem};
@@ -69,10 +69,12 @@ enum Command {
         #[arg(long)]
         bursts: usize,
     },
-    /// Frees 1 GiB in random order for callgrind, which counts inside `counted_frees`
+    /// Frees 1 GiB in random order for callgrind, which counts inside `counted_frees` or `counted_frees_of_lists`
     Frees {
         #[arg(long)]
         subject: SubjectName,
+        #[arg(long)]
+        how: FreeName,
     },
     /// Measures all cases of the heap on all subjects, interleaved
     Heap {
@@ -165,6 +167,21 @@ enum SubjectName {
     Buddy,
     #[value(name = "(loop)")]
     Nothing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FreeName {
+    Single,
+    List,
+}
+
+impl From<FreeName> for CountedFree {
+    fn from(name: FreeName) -> CountedFree {
+        match name {
+            FreeName::Single => CountedFree::Single,
+            FreeName::List => CountedFree::List,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -264,12 +281,12 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             SubjectName::Buddy => instructions::run::<Buddy>(order.into(), bursts),
             SubjectName::Nothing => instructions::run::<Nothing>(order.into(), bursts),
         },
-        Command::Frees { subject } => match subject {
-            SubjectName::Topomem => instructions::run_frees::<Topomem>(),
-            SubjectName::Paranoid => instructions::run_frees::<Paranoid>(),
-            SubjectName::Bitmap => instructions::run_frees::<Bitmap>(),
-            SubjectName::Buddy => instructions::run_frees::<Buddy>(),
-            SubjectName::Nothing => instructions::run_frees::<Nothing>(),
+        Command::Frees { subject, how } => match subject {
+            SubjectName::Topomem => instructions::run_frees::<Topomem>(how.into()),
+            SubjectName::Paranoid => instructions::run_frees::<Paranoid>(how.into()),
+            SubjectName::Bitmap => instructions::run_frees::<Bitmap>(how.into()),
+            SubjectName::Buddy => instructions::run_frees::<Buddy>(how.into()),
+            SubjectName::Nothing => instructions::run_frees::<Nothing>(how.into()),
         },
         Command::Heap { quick } => print(&heap::run(effort(quick))?)?,
         Command::HeapHeld => print(&heap::run_held()?)?,

@@ -29,6 +29,12 @@ pub trait Subject: Sync + Sized {
     /// Returns what [`Subject::alloc`] gave.
     fn free(&self, cpu: &Self::Cpu, frame: Self::Frame, order: Order);
 
+    /// Frees single frames of a list, by what the subject has for that.
+    #[inline]
+    fn free_list(&self, cpu: &Self::Cpu, frames: &[Self::Frame]) {
+        frames.iter().for_each(|&frame| self.free(cpu, frame, Order::FRAME));
+    }
+
     /// Gives back what `cpu` caches, where the subject caches anything.
     fn drain(&self, _cpu: &Self::Cpu) {}
 

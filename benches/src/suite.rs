@@ -40,6 +40,7 @@ enum Case {
     Pair(&'static str, Order, usize),
     BulkAlloc,
     BulkFree(&'static str, FreeOrder),
+    ListFree,
     CrossFree,
     HugeLeft(&'static str, usize),
 }
@@ -52,12 +53,13 @@ const fn order(order: u8) -> Order {
 }
 
 /// All cases, in the order of the rows.
-const CASES: [Case; 14] = [
+const CASES: [Case; 15] = [
     Case::Pair("pair_burst32", Order::FRAME, 32),
     Case::Pair("pair_burst512", Order::FRAME, 512),
     Case::BulkAlloc,
     Case::BulkFree("bulk_free", FreeOrder::InOrder),
     Case::BulkFree("bulk_free_random", FreeOrder::Random),
+    Case::ListFree,
     Case::Pair("pair_order1", order(1), 32),
     Case::Pair("pair_order3", order(3), 32),
     Case::Pair("pair_order6", order(6), 32),
@@ -75,6 +77,7 @@ impl Case {
         match self {
             Case::Pair(name, ..) | Case::BulkFree(name, _) => (name, "ns"),
             Case::BulkAlloc => ("bulk_alloc", "ns"),
+            Case::ListFree => ("list_free_random", "ns"),
             Case::CrossFree => ("cross_free", "ns"),
             Case::HugeLeft(name, _) => (name, "%"),
         }
@@ -104,6 +107,7 @@ impl Case {
             }
             Case::BulkAlloc => frames::bulk_alloc(&subject, cpus),
             Case::BulkFree(_, order) => frames::bulk_free(&subject, cpus, order),
+            Case::ListFree => frames::list_free(&subject, cpus),
             Case::CrossFree => frames::cross_free(&subject, frames),
             Case::HugeLeft(_, fill) => frames::huge_left(&subject, cpus, fill),
         }

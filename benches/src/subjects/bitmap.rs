@@ -39,6 +39,14 @@ impl Subject for Bitmap {
         };
     }
 
+    #[inline]
+    fn free_list(&self, (): &(), frames: &[usize]) {
+        let mut bitmap = self.0.lock();
+        for &frame in frames {
+            bitmap.dealloc(frame);
+        }
+    }
+
     fn metadata_bytes(&self) -> Option<usize> {
         Some(size_of::<BitAlloc1M>())
     }

@@ -30,4 +30,12 @@ impl Subject for Buddy {
     fn free(&self, (): &(), frame: usize, order: Order) {
         self.0.lock().dealloc(frame, order.frames() as usize);
     }
+
+    #[inline]
+    fn free_list(&self, (): &(), frames: &[usize]) {
+        let mut buddy = self.0.lock();
+        for &frame in frames {
+            buddy.dealloc(frame, 1);
+        }
+    }
 }

@@ -33,6 +33,11 @@ impl Subject for Paranoid {
         self.0.free(cpu, frame, order);
     }
 
+    #[inline]
+    fn free_list(&self, cpu: &CpuPin, frames: &[PhysFrame]) {
+        self.0.free_list(cpu, frames);
+    }
+
     fn drain(&self, cpu: &CpuPin) {
         self.0.drain(cpu);
     }

@@ -268,6 +268,14 @@ impl Subject for Topomem {
         }
     }
 
+    #[inline]
+    fn free_list(&self, cpu: &CpuPin, frames: &[PhysFrame]) {
+        // SAFETY: as above.
+        if let Err(error) = unsafe { self.frames.free_bulk(cpu, frames) } {
+            panic!("topomem: {error}");
+        }
+    }
+
     fn drain(&self, cpu: &CpuPin) {
         let _ = self.frames.drain(cpu);
     }

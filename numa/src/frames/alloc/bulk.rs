@@ -6,9 +6,7 @@ use crate::frames::Frames;
 use crate::frames::region::BLOCK;
 use crate::frames::region::marks::AllocKind;
 use crate::frames::region::shape::Shape;
-use crate::frames::types::{
-    AllocError, Caller, FrameRequest, FreeError, InvalidRequest, Zeroing, frame, number,
-};
+use crate::frames::types::{AllocError, Caller, FrameRequest, InvalidRequest, Zeroing, frame, number};
 
 impl<P: Platform> Frames<P> {
     /// Fills `frames` with runs of the request's order: all or none.
@@ -55,25 +53,6 @@ impl<P: Platform> Frames<P> {
             }
         }
         Ok(())
-    }
-
-    /// Frees single frames, skipping refused frames.
-    ///
-    /// # Errors
-    ///
-    /// Returns the first [`FreeError`], after all other frames were freed.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Frames::free`], for each frame.
-    pub unsafe fn free_bulk(&self, pin: &CpuPin, frames: &[PhysFrame]) -> Result<(), FreeError> {
-        let mut result = Ok(());
-        for &frame in frames {
-            // SAFETY: as the caller promises.
-            let freed = unsafe { self.free(pin, frame, Order::FRAME) };
-            result = result.and(freed);
-        }
-        result
     }
 
     /// Allocates `count` contiguous frames, the first at a multiple of `align` frames. Ignores the

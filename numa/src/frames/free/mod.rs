@@ -1,6 +1,7 @@
 //! Frees, into the CPU's magazine or into the bitmaps.
 
 mod block;
+mod list;
 mod pooled;
 mod run;
 mod single;

@@ -14,6 +14,21 @@ const CROWDED: u32 = 16;
 #[derive(Debug)]
 pub(super) struct BlockFilter(AtomicU64);
 
+/// One reading of a [`BlockFilter`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blocks(u64);
+
+impl Blocks {
+    /// Every block.
+    pub(super) const ALL: Blocks = Blocks(u64::MAX);
+
+    /// Returns false if the magazine had no words of the block of the frame numbered `number`.
+    #[inline(always)]
+    pub(super) fn may_have(self, number: u64) -> bool {
+        self.0 >> (number / BLOCK % 64) & 1 != 0
+    }
+}
+
 impl BlockFilter {
     #[cfg(not(loom))]
     pub(super) const fn new() -> BlockFilter {
@@ -26,10 +41,16 @@ impl BlockFilter {
         BlockFilter(AtomicU64::new(0))
     }
 
+    /// Reads the filter.
+    #[inline(always)]
+    pub(super) fn read(&self) -> Blocks {
+        Blocks(self.0.load(Ordering::Relaxed))
+    }
+
     /// Returns false if the magazine has no words of the block of the frame numbered `number`.
     #[inline(always)]
     pub(super) fn may_have(&self, number: u64) -> bool {
-        self.0.load(Ordering::Relaxed) >> (number / BLOCK % 64) & 1 != 0
+        self.read().may_have(number)
     }
 
     /// Adds the block of the frame numbered `number`. Forgets blocks of which the magazine has no

@@ -1,4 +1,4 @@
-//! Frees of single frames directly into their bitmap, past the magazine.
+//! Frees of single frames directly into their bitmap, past the magazine: one, or many of a list.
 //!
 //! A frame freed out of order costs one compare-and-swap, and little else: the magazine knows the region of the
 //! last frame freed directly. The next frame of the region needs no search for the region, and no look at facts
@@ -7,14 +7,17 @@
 
 use core::ptr;
 
+use topomem_percpu::PhysFrame;
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::Magazine;
+use super::block_filter::Blocks;
 use crate::frames::node::UNREPORTED;
 use crate::frames::node::zeroed_pool::ZeroedPool;
 use crate::frames::region::Region;
 use crate::frames::region::transit::Transit;
-use crate::frames::types::Zone;
+use crate::frames::region::word::Word;
+use crate::frames::types::{Zone, number};
 
 /// The region of the frames that a CPU frees directly, and the pool of the region's node.
 ///
@@ -69,6 +72,14 @@ impl Direct {
         }
     }
 
+    /// Returns the region and the pool of the region's node, if any region is remembered.
+    #[inline(always)]
+    fn any(&self) -> Option<(&'static Region, &'static ZeroedPool)> {
+        let (region, pool) = (self.region.load(Ordering::Relaxed), self.pool.load(Ordering::Relaxed));
+        // SAFETY: `remember` stores the addresses of two `&'static`; before that the region is null.
+        unsafe { region.as_ref().map(|region| (region, &*pool)) }
+    }
+
     /// Remembers a region. Returns false if the region is the remembered region.
     fn remember(&self, region: &'static Region, pool: &'static ZeroedPool) -> bool {
         if ptr::eq(self.region.load(Ordering::Relaxed), region) {
@@ -100,6 +111,15 @@ pub(in crate::frames) enum Freed {
     Yes,
     /// The frame is free, and the caller still in transit: more is due in the region.
     MoreIsDue(&'static Region),
+}
+
+/// Frames of a list that are free, and that are yet to be counted.
+#[derive(Debug)]
+pub(in crate::frames) struct FreedList<'m> {
+    /// The number of frames from the list's first on.
+    pub(in crate::frames) frames: usize,
+    pub(in crate::frames) region: &'static Region,
+    pub(in crate::frames) transit: Transit<'m>,
 }
 
 impl Magazine {
@@ -163,5 +183,84 @@ impl Magazine {
             return Freed::MoreIsDue(region);
         }
         Freed::Yes
+    }
+
+    /// Frees frames of the remembered region directly into their bitmap, from the first of `frames` on, until one
+    /// that [`Magazine::free_directly`] would not free so. Consecutive frames of one word are freed together.
+    /// Returns the frames freed, with the caller still in transit, or `None` if there are none: nothing has changed
+    /// then. The caller has exclusive use of the magazine.
+    ///
+    /// Bound: one compare-and-swap for each word, retried only if another CPU changed the word.
+    pub(in crate::frames) fn free_list_directly(&self, frames: &[PhysFrame]) -> Option<FreedList<'_>> {
+        let (region, pool) = self.direct.any()?;
+        if self.wants_attention() {
+            return None;
+        }
+        // Only uses of the magazine add blocks. All blocks are looked at if frames may be elsewhere.
+        let looked_at = match pool.is_used() || region.retired.lists_any() {
+            true => Blocks::ALL,
+            false => self.blocks.read(),
+        };
+        let words = region.words();
+        let zone = region.zone.index();
+        let transit = self.transits[zone].begin_alone();
+        let mut freed = 0;
+        while let Some(&first) = frames.get(freed) {
+            let first = number(first);
+            let mut group =
+                Group { frames: Word { key: first / 64, mask: 1 << (first % 64) }, end: freed + 1 };
+            if frames.get(group.end).is_some_and(|&next| number(next) / 64 == group.frames.key) {
+                group = Group::gather(frames, freed);
+            }
+            if looked_at.may_have(first) && self.is_elsewhere(region, pool, group.frames) {
+                break;
+            }
+            let Some(change) = words.release(group.frames) else { break };
+            if change.changes_hints() {
+                region.update_hints(region.block_of(first));
+            }
+            freed = group.end;
+        }
+        if freed == 0 {
+            transit.cancel();
+            return None;
+        }
+        self.straight.add(freed as u64);
+        Some(FreedList { frames: freed, region, transit })
+    }
+
+    /// Returns true if a frame of the word is in another place: the magazine has the word, the pool the frame, or the
+    /// frame's block a retired frame.
+    #[inline(never)]
+    fn is_elsewhere(&self, region: &Region, pool: &ZeroedPool, frames: Word) -> bool {
+        let first = frames.key * 64;
+        (self.blocks.may_have(first)
+            && (self.near_place(frames.key).has_key(frames.key) || self.held.has(frames.key)))
+            || (pool.is_used() && pool.held(frames.key) & frames.mask != 0)
+            || region.retired.touch_block_of(first)
+    }
+}
+
+/// Frames of one word that are neighbours in a list.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    frames: Word,
+    /// The index behind the last of them.
+    end: usize,
+}
+
+impl Group {
+    /// Returns the group that begins at `start`. A frame that is listed twice begins a group of its own.
+    #[inline(never)]
+    fn gather(frames: &[PhysFrame], start: usize) -> Group {
+        let mut group = Group { frames: Word { key: 0, mask: 0 }, end: start };
+        while let Some(&frame) = frames.get(group.end) {
+            let (key, bit) = (number(frame) / 64, 1 << (number(frame) % 64));
+            if group.frames.mask != 0 && (key != group.frames.key || group.frames.mask & bit != 0) {
+                break;
+            }
+            group = Group { frames: Word { key, mask: group.frames.mask | bit }, end: group.end + 1 };
+        }
+        group
     }
 }

@@ -3,8 +3,9 @@
 use topomem_percpu::Order;
 
 use super::bitmap::{AtomicBitmap512, Change, WORDS, masks, release};
-use super::block::{Block, BlockState, HugeBlock, Ownership};
+use super::block::{Block, BlockEntry, BlockState, HugeBlock, Ownership};
 use super::marks::AllocKind;
+use super::word::Word;
 use super::{BLOCK, BlockIndex, Region};
 use crate::frames::types::{FreeError, frame};
 
@@ -27,6 +28,34 @@ impl FreeRejection {
             }
             FreeRejection::Reserved(at) => FreeError::Reserved(frame(at)),
         }
+    }
+}
+
+/// The words of a region's bitmaps, and the states of the blocks.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::frames) struct RegionWords {
+    /// The number of the first word.
+    first_key: u64,
+    entries: &'static [BlockEntry],
+    lines: &'static [AtomicBitmap512],
+}
+
+impl RegionWords {
+    /// Frees frames of one word of a block with a bitmap and without frames that are not managed: all or none. Returns
+    /// `None` if the block is another one, if a frame is free, or if the word is not of the region.
+    ///
+    /// Bound: as for [`Region::release_frame`].
+    #[inline(always)]
+    pub(in crate::frames) fn release(self, frames: Word) -> Option<Change> {
+        let word = frames.key.wrapping_sub(self.first_key) as usize;
+        // A single comparison for both: each entry has a line.
+        let entry = self.entries.get(word / WORDS)?;
+        if !entry.load().is_inner_bitmap() {
+            return None;
+        }
+        // SAFETY: the region has as many lines as entries.
+        let home = unsafe { AtomicBitmap512::word_of(self.lines, word) };
+        release(home, frames.mask).ok()
     }
 }
 
@@ -116,15 +145,13 @@ impl Region {
     /// Bound: one compare-and-swap, retried only if another CPU changed the word.
     #[inline(always)]
     pub(in crate::frames) fn release_frame(&self, frame: u64) -> Option<Change> {
-        let word = (frame / 64 - self.first_block * WORDS as u64) as usize;
-        // A single comparison for both: each entry has a line.
-        let entry = self.entries.get(word / WORDS)?;
-        if !entry.load().is_inner_bitmap() {
-            return None;
-        }
-        // SAFETY: the region has as many lines as entries.
-        let home = unsafe { AtomicBitmap512::word_of(self.lines, word) };
-        release(home, 1 << (frame % 64)).ok()
+        self.words().release(Word { key: frame / 64, mask: 1 << (frame % 64) })
+    }
+
+    /// Returns the bitmaps alone, for frees that look at nothing else of the region.
+    #[inline(always)]
+    pub(in crate::frames) fn words(&self) -> RegionWords {
+        RegionWords { first_key: self.first_block * WORDS as u64, entries: self.entries, lines: self.lines }
     }
 
     /// Sets the bits of one word of a bitmap block.

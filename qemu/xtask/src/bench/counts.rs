@@ -13,7 +13,9 @@ fn counts() -> Result<Vec<Measurement>, Error> {
     for case in instructions::CASES {
         results.push(instructions::of_pair(&bench, "topomem", case)?);
     }
-    results.push(instructions::of_random_free(&bench, "topomem")?);
+    for case in instructions::FREE_CASES {
+        results.push(instructions::of_random_free(&bench, "topomem", case)?);
+    }
     for case in instructions::HEAP {
         results.push(instructions::of_heap(&bench, "topomem", case)?);
     }

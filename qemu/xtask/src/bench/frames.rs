@@ -25,8 +25,10 @@ pub(super) fn frames(arguments: &BenchTimesArgs) -> Result<bool, Error> {
             results.push(instructions::of_pair(&bench, subject, case)?);
         }
     }
-    for subject in instructions::SUBJECTS {
-        results.push(instructions::of_random_free(&bench, subject)?);
+    for case in instructions::FREE_CASES {
+        for subject in instructions::SUBJECTS {
+            results.push(instructions::of_random_free(&bench, subject, case)?);
+        }
     }
     results.extend(program::results(&counting, &["hits"])?);
     results.extend(program::results(&bench, &["metadata"])?);

@@ -14,7 +14,7 @@ pub(super) const SUBJECTS: [&str; 5] =
 
 /// The functions inside which callgrind counts: of frames, of kernel ranges, and of the heap.
 const COUNTED_BURSTS: &str = "topomem_benches::instructions::counted_bursts*";
-const COUNTED_FREES: &str = "topomem_benches::instructions::counted_frees*";
+const COUNTED_FREES: &str = "topomem_benches::instructions::counted_frees*"; // Alone and in lists.
 const COUNTED_RANGES: &str = "topomem_benches::ranges::counted*";
 const COUNTED_HEAP: &str = "topomem_benches::heap::counted::*";
 
@@ -32,6 +32,10 @@ const BURST: u64 = 32;
 
 /// Frames of 1 GiB, which are freed in random order.
 const FREES: u64 = 256 << 10;
+
+/// How they are freed: the name of the case, and the program's name for it.
+pub(super) const FREE_CASES: [(&str, &str); 2] =
+    [("instructions_free_random", "single"), ("instructions_free_list", "list")];
 
 /// Bursts of the two runs whose difference is taken.
 const BURSTS: [u64; 2] = [1000, 3000];
@@ -89,11 +93,15 @@ pub(super) fn of_pair(
 }
 
 /// Instructions per free of `subject` where 1 GiB of frames is freed in random order; those of the loop are in it.
-pub(super) fn of_random_free(bench: &Path, subject: &str) -> Result<Measurement, Error> {
-    let total = count(bench, COUNTED_FREES, &["frees", "--subject", subject])?;
+pub(super) fn of_random_free(
+    bench: &Path,
+    subject: &str,
+    (case, how): (&str, &str),
+) -> Result<Measurement, Error> {
+    let total = count(bench, COUNTED_FREES, &["frees", "--subject", subject, "--how", how])?;
     // The call is less than this.
     let figure = (total as f64 / FREES as f64 * 100.0).floor() / 100.0;
-    Ok(measurement("frames", "instructions_free_random", subject, figure))
+    Ok(measurement("frames", case, subject, figure))
 }
 
 /// Instructions per operation of a case of the heap on `subject`; those of the loop are in it.

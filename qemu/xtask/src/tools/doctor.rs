@@ -14,7 +14,7 @@ pub(crate) fn doctor() -> bool {
     for program in ["rustup", "cargo", "rustc", "git"] {
         match shell::output(program, &["--version"]) {
             Some(version) => present(program, version.lines().next().unwrap_or_default()),
-            None => absent(program, "everything"),
+            None => absent(program, "everything needs it"),
         }
     }
     for tool in Tool::ALL {
@@ -29,24 +29,24 @@ pub(crate) fn doctor() -> bool {
     for (program, purpose) in OPTIONAL {
         match shell::find(program) {
             Some(path) => present(program, &path.display().to_string()),
-            None => println!("  optional {program:<32} not there; for {purpose}"),
+            None => println!("  optional {program:<38} not there; for {purpose}"),
         }
     }
     for tool in Tool::OPTIONAL {
         match tool.found() {
             Some(found) => present(tool.name(), &found),
-            None => println!("  optional {:<32} not there; {}", tool.name(), tool.purpose()),
+            None => println!("  optional {:<38} not there; {}", tool.name(), tool.purpose()),
         }
     }
     match qemu::kvm_obstacle() {
         None => present("KVM", "/dev/kvm"),
         Some(obstacle) => {
-            println!("  optional {:<32} {obstacle}; for cargo xtask qemu --accel kvm", "KVM");
+            println!("  optional {:<38} {obstacle}; for cargo xtask qemu --accel kvm", "KVM");
         }
     }
     match linux::downloaded() {
         Some(kernel) => present("Debian's Linux", &kernel.display().to_string()),
-        None => println!("  optional {:<32} not there; to compare with, downloaded then", "Debian's Linux"),
+        None => println!("  optional {:<38} not there; to compare with, downloaded then", "Debian's Linux"),
     }
     if missing.is_empty() {
         println!("nothing is missing");
@@ -64,9 +64,9 @@ pub(crate) fn doctor() -> bool {
 }
 
 fn present(what: &str, detail: &str) {
-    println!("  there    {what:<32} {detail}");
+    println!("  there    {what:<38} {detail}");
 }
 
 fn absent(what: &str, purpose: &str) {
-    println!("  MISSING  {what:<32} for {purpose}");
+    println!("  MISSING  {what:<38} {purpose}");
 }

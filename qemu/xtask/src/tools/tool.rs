@@ -68,13 +68,14 @@ impl Tool {
             Self::LinuxTarget => {
                 "builds the programs of the scenario processes, and what measures Linux for comparisons"
             }
-            Self::Qemu => "boots it (cargo xtask sim does without)",
+            Self::Qemu => "boots the reference kernel (cargo xtask sim does without)",
             Self::NewerQemu => "emulates x2APIC, and so more than 255 CPUs",
-            Self::Rustfmt | Self::Clippy => ".ci/run",
-            Self::Miri => "cargo xtask test",
+            Self::Rustfmt => "formats the sources: .ci/run",
+            Self::Clippy => "lints the sources: .ci/run",
+            Self::Miri => "looks for undefined behaviour: cargo xtask test",
             Self::Valgrind => "counts instructions: cargo xtask bench frames and heap, cargo xtask test",
             Self::Compilers => "build the peers of cargo xtask bench heap",
-            Self::Preloaded => "programs that run on the heap: cargo xtask test",
+            Self::Preloaded => "run on the heap: cargo xtask test",
         }
     }
 
