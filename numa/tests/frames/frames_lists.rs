@@ -52,7 +52,9 @@ fn machine(kind: Kind) -> &'static Frames<Host> {
     let (ranges, config): (&[_], _) = match kind {
         Kind::TwoNodes => (&[(16 * MIB, 21 * MIB, 0), (21 * MIB, 26 * MIB, 1)], plain),
         Kind::TwoZones => (&[(12 * MIB, 20 * MIB, 0)], plain),
-        Kind::Pool => (&[(16 * MIB, 24 * MIB, 0)], FramesConfig { zeroed: ZeroedFrames::Frames(64), ..plain }),
+        Kind::Pool => {
+            (&[(16 * MIB, 24 * MIB, 0)], FramesConfig { zeroed: ZeroedFrames::Frames(64), ..plain })
+        }
         Kind::Paranoid => {
             (&[(16 * MIB, 24 * MIB, 0)], FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..plain })
         }
@@ -163,25 +165,27 @@ fn kind() -> impl Strategy<Value = Kind> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 4 } else { 256 },
+        cases: 256,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes thousands of frames; `frames_basic` runs the same unsafe code")]
     fn a_list_frees_what_may_be_freed(
         kind in kind(),
         taken in 1_usize..1200,
         items in proptest::collection::vec(item(), 0..400),
     ) {
-        free_list(kind, if cfg!(miri) { taken / 8 + 1 } else { taken }, &items);
+        free_list(kind, taken, &items);
     }
 }
 
-/// A list is freed by few read-modify-writes if its neighbours are of one word, and its frames are counted.
+/// In whatever order: the frames are counted, and their blocks become whole again.
 #[test]
+#[cfg_attr(miri, ignore = "takes thousands of frames; `frames_basic` runs the same unsafe code")]
 fn lists_in_order_and_shuffled_come_back_whole() {
-    let blocks = if cfg!(miri) { 1 } else { 4 };
+    let blocks = 4;
     let frames = Machine::simple(2 * blocks, 1).frames(&FramesConfig::without_reserve());
     online(frames, 1);
     for step in [1, 5, 67, 173] {
