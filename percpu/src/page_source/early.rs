@@ -63,7 +63,7 @@ impl<const PAGES: usize> EarlyArea<PAGES> {
     ///
     /// Bound: a compare-and-swap for each run of `order` in the area, repeated only if another context took a run of
     /// the same word; lock-free.
-    #[allow(deprecated, reason = "`try_update`, the new name of `fetch_update`, is newer than `rust-version`")]
+    #[allow(deprecated, reason = "`try_update` is newer than `rust-version`")]
     fn take(&self, order: Order) -> Option<NonNull<u8>> {
         let (first_page, count) = self.pages();
         let length = usize::try_from(order.frames()).ok().filter(|&length| length <= WORD)?;

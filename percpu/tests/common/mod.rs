@@ -245,7 +245,7 @@ unsafe impl PageSource for Machine {
         unsafe { self.free_pages(run, length.pages()) };
     }
 
-    #[allow(deprecated, reason = "`try_update`, the new name of `fetch_update`, is newer than `rust-version`")]
+    #[allow(deprecated, reason = "`try_update` is newer than `rust-version`")]
     unsafe fn extend_run(
         &self,
         _: &CpuPin,

@@ -241,7 +241,7 @@ impl<R: Rig> Run<R> {
     }
 
     /// May one more CPU go off? If so, it counts as gone until [`Run::arrive`].
-    #[allow(deprecated, reason = "`try_update`, the new name of `fetch_update`, is newer than `rust-version`")]
+    #[allow(deprecated, reason = "`try_update` is newer than `rust-version`")]
     pub(crate) fn depart(&self) -> bool {
         // Relaxed: only the number matters.
         let fewer = |present| if present > 1 { Some(present - 1) } else { None };

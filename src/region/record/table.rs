@@ -117,7 +117,7 @@ impl<P: Machine> Records<P> {
     }
 
     /// Adds `pages` to a record, unless the record is dead.
-    #[allow(deprecated, reason = "`try_update`, the new name of `fetch_update`, is newer than `rust-version`")]
+    #[allow(deprecated, reason = "`try_update` is newer than `rust-version`")]
     pub(super) fn try_add(&self, number: RecordNumber, pages: u64) -> bool {
         self.slot(number).is_some_and(|slot| {
             let more = |now: u64| (now > 0).then_some(now + pages);

@@ -203,7 +203,7 @@ fn claim(thread: &'static Thread) -> bool {
 }
 
 /// Sets a bit of `word` that is clear, if there is one.
-#[allow(deprecated, reason = "`try_update`, the new name of `fetch_update`, is newer than `rust-version`")]
+#[allow(deprecated, reason = "`try_update` is newer than `rust-version`")]
 fn claim_in(word: &AtomicU64) -> Option<usize> {
     // Acquire pairs with the Release in `release`: the number's last thread has done its work.
     let lowest = |claimed: u64| (claimed != u64::MAX).then_some(claimed | (claimed + 1));

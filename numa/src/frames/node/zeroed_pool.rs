@@ -168,10 +168,7 @@ impl ZeroedPool {
     /// Adds a frame owned by the caller and filled with zeros.
     ///
     /// Bound: 16 slots; lock-free, a slot is retried only if another CPU changed the slot.
-    #[allow(
-        deprecated,
-        reason = "`try_update`, the new name of `fetch_update`, is newer than `rust-version`"
-    )]
+    #[allow(deprecated, reason = "`try_update` is newer than `rust-version`")]
     pub(in crate::frames) fn push(&self, frame: u64) -> Pushed {
         let packet = Packet::of(frame);
         let Some(set) = self.set_of(frame / 64) else { return Pushed::Full };
@@ -207,10 +204,7 @@ impl ZeroedPool {
 
     /// Takes a frame from the slot numbered `number`.
     #[inline]
-    #[allow(
-        deprecated,
-        reason = "`try_update`, the new name of `fetch_update`, is newer than `rust-version`"
-    )]
+    #[allow(deprecated, reason = "`try_update` is newer than `rust-version`")]
     fn pop_from(&self, number: usize) -> Option<u64> {
         let slot = &self.sets.get(number / WAYS)?.0[number % WAYS];
         let rest = |slot| Packet::in_slot(slot).map(Packet::rest);

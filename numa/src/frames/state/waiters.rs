@@ -180,10 +180,7 @@ impl Waiters {
     ///
     /// Bound: lock-free; retried only if another note came between.
     #[cold]
-    #[allow(
-        deprecated,
-        reason = "`try_update`, the new name of `fetch_update`, is newer than `rust-version`"
-    )]
+    #[allow(deprecated, reason = "`try_update` is newer than `rust-version`")]
     fn note_from(&self, ticket: u64) {
         let earlier = |due: u64| {
             let passed = due >> PASSED_SHIFT;
