@@ -9,7 +9,7 @@ use super::performance::{FiguresPlace, NodeCache};
 use super::report::Report;
 use super::{ApicId, Distance, MemoryKind, NodeRange, Topology, list, square};
 use crate::memory::FRAME_SIZE;
-use crate::tables::{Cedt, Diagnostic, FirmwareTables, Srat, SratEntry};
+use crate::tables::{Cedt, CedtEntry, Diagnostic, FirmwareTables, Srat, SratEntry};
 use crate::{BootAllocator, MemoryMap, MemoryRange};
 
 /// The room for a machine beyond what is built in; zeros where what is built in does.
@@ -152,7 +152,8 @@ impl Topology {
     fn extent_of(&mut self, tables: &FirmwareTables<'_>) -> Extent {
         let srat = tables.srat.and_then(|bytes| Srat::parse(bytes).ok());
         let cedt = tables.cedt.and_then(|bytes| Cedt::parse(bytes).ok());
-        let windows = cedt.map_or(0, |cedt| cedt.entries().count());
+        let is_window = |entry: &Result<_, _>| matches!(entry, Ok(CedtEntry::Window { .. }));
+        let windows = cedt.map_or(0, |cedt| cedt.entries().filter(is_window).count());
         let (mut domains, mut memory) = (0, 0);
         if let Some(srat) = srat {
             self.proximity.clear();
@@ -162,7 +163,8 @@ impl Topology {
             self.proximity.clear();
             memory = srat.entries().filter(|entry| matches!(entry, Ok(SratEntry::Memory(_)))).count();
         }
-        let nodes = (domains + windows).min(MAX_NODES);
+        // Without domains there is node 0 beside the windows' nodes.
+        let nodes = (domains.max(1) + windows).min(MAX_NODES);
         // A stated range cuts another in two at most, and a window fills a gap behind each range at most.
         let ranges = 2 * (memory + windows) + memory + windows + 1;
         Extent {

@@ -8,6 +8,7 @@ mod tables_support;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use proptest::prelude::*;
 use tables_support::model::{Cpu, Machine, Matrix, Memory};
 use tables_support::{check_shape, node};
 use topomem_numa::{
@@ -210,5 +211,62 @@ fn any_number_of_ranges() {
     for index in 0..1000 {
         let at = |offset| topology.node_of_addr(PhysAddr::new(stated(index).base + offset)).index() as u32;
         assert_eq!([at(0), at(MIB), at(2 * MIB)], [index % 2, 1 - index % 2, index % 2]);
+    }
+}
+
+/// Without domains node 0 is there beside the windows' nodes.
+#[test]
+fn windows_without_domains() {
+    let ram = Ram::new(4);
+    for windows in [63, 64, 65, 70, 200] {
+        let machine = Machine {
+            windows: (0..windows).map(|index| ((index + 8) * GIB, GIB)).collect(),
+            bridges: 0,
+            ..Machine::default()
+        };
+        let (topology, said, _) = discover(&machine, &ram);
+        // The tables name no CPU.
+        let boot = [Diagnostic::CpuWithoutAffinity(ApicId(0)), Diagnostic::BootCpuMissing(ApicId(0))];
+        assert_eq!((topology.node_count() as u64, &said[..]), (windows + 1, &boot[..]));
+        check_shape(&topology);
+    }
+}
+
+#[test]
+fn host_bridges_are_no_nodes() {
+    let ram = Ram::new(4);
+    let machine = Machine { windows: vec![(4096 * GIB, GIB)], bridges: 40, ..machine(42) };
+    let (topology, said, _) = discover(&machine, &ram);
+    assert_eq!((topology.node_count(), said), (43, vec![]));
+    assert!(!ram.is_used.load(Ordering::Relaxed), "43 nodes and 85 ranges are built in");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// However ranges and windows lie over each other, there is room for all.
+    #[test]
+    fn what_the_first_pass_counts_has_room(
+        domains in 0_u32..200,
+        memory in proptest::collection::vec((0_u32..200, 0_u64..2000, 1_u64..400), 0..300),
+        windows in proptest::collection::vec((0_u64..2000, 1_u64..400), 0..100),
+    ) {
+        let ram = Ram::new(4);
+        let page = 4096;
+        let memory = memory.into_iter().filter(|stated| stated.0 < domains).map(|(proximity, base, bytes)| {
+            Memory { proximity, base: (4 << 30) + base * page, bytes: bytes * page, flags: 1 }
+        });
+        let machine = Machine {
+            memory: memory.collect(),
+            windows: windows.into_iter().map(|(base, bytes)| ((4 << 30) + base * page, bytes * page)).collect(),
+            ..Machine::default()
+        };
+        let (topology, said, _) = discover(&machine, &ram);
+        check_shape(&topology);
+        let lost = |said: &&Diagnostic| matches!(
+            said,
+            Diagnostic::TooManyRanges(_) | Diagnostic::TooManyNodes { .. } | Diagnostic::TooManyWindows { .. }
+        );
+        prop_assert_eq!(said.iter().find(lost), None);
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Machine {
     pub(crate) caches: Vec<(u32, u64, u32)>,
     /// Base and bytes.
     pub(crate) windows: Vec<(u64, u64)>,
+    /// The host bridges that the CEDT names if there are windows.
+    pub(crate) bridges: usize,
 }
 
 impl Default for Machine {
@@ -59,6 +61,7 @@ impl Default for Machine {
             matrices: Vec::new(),
             caches: Vec::new(),
             windows: Vec::new(),
+            bridges: 1,
         }
     }
 }
@@ -181,7 +184,9 @@ impl Machine {
 
     fn cedt(&self) -> Vec<u8> {
         let mut table = Writer::table(b"CEDT", 1);
-        table.put([0, 0]).put(32u16.to_le_bytes()).zeros(28);
+        for _ in 0..self.bridges {
+            table.put([0, 0]).put(32u16.to_le_bytes()).zeros(28);
+        }
         for (base, bytes) in &self.windows {
             table.put([1, 0]).put(40u16.to_le_bytes()).zeros(4);
             table.put(base.to_le_bytes()).put(bytes.to_le_bytes()).zeros(16);
