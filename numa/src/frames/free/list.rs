@@ -61,11 +61,13 @@ impl<P: Platform> Frames<P> {
 
     /// Frees frames one by one. Returns the first error.
     fn free_each(&self, pin: &CpuPin, frames: &[PhysFrame]) -> Result<(), FreeError> {
-        frames.iter().fold(Ok(()), |result, &frame| {
+        let mut result = Ok(());
+        for &frame in frames {
             // SAFETY: as the caller of `free_bulk` promises.
             let freed = unsafe { self.free(pin, frame, Order::FRAME) };
-            result.and(freed)
-        })
+            result = result.and(freed);
+        }
+        result
     }
 
     /// Frees frames from the first of `frames` on directly into their bitmap, until one that must be freed in another
