@@ -160,19 +160,22 @@ impl Bench {
         let done = AtomicBool::new(false);
         self.sim.run(|pin| {
             if pin.cpu() == CpuId::BOOT {
-                struct Done<'a>(&'a AtomicBool);
-                impl Drop for Done<'_> {
-                    fn drop(&mut self) {
-                        self.0.store(true, Ordering::Release);
-                    }
-                }
-                let _done = Done(&done);
+                let _done = SetOnDrop(&done);
                 body(pin);
             } else if pin.cpu().index() == 1 {
                 self.serve_until(file, &done);
             }
         });
         self.on(|pin| run_pending_work(self.sim, self.service, pin));
+    }
+}
+
+/// Sets the flag that ends [`Bench::serve_until`], also if the context that needs the pages panics.
+pub(crate) struct SetOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 

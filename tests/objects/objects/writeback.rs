@@ -6,7 +6,7 @@ use topomem::object::{ObjectError, PagerError, Residency};
 use topomem::region::{Resolved, Sharing};
 
 use super::{FIRST, write};
-use crate::object_support::{Bench, PagerFile, at};
+use crate::object_support::{Bench, PagerFile, SetOnDrop, at};
 
 #[test]
 fn what_was_written_is_written_back_once() {
@@ -108,21 +108,23 @@ fn no_write_is_lost_by_writebacks_that_it_meets() {
     let bench = Bench::new(3);
     let file = PagerFile::new(&bench, 2);
     let object = bench.on(|pin| file.object(&bench, pin, 2 << 12));
-    let done = AtomicBool::new(false);
+    let [synced, written] = [const { AtomicBool::new(false) }; 2];
     bench.sim.run(|pin| match pin.cpu().index() {
         0 => {
+            let _synced = SetOnDrop(&synced);
             for _ in 0..60 {
                 bench.block_on(object.sync(0..u64::MAX)).unwrap();
                 object.evict(pin, 0..u64::MAX);
             }
-            done.store(true, Ordering::Release);
         }
-        1 => bench.serve_until(&file, &done),
+        // The last eviction may leave the writer waiting for a page: the pages are served until the writer has ended.
+        1 => bench.serve_until(&file, &written),
         _ => {
+            let _written = SetOnDrop(&written);
             let space = bench.space(pin);
             bench.map(pin, &space, &object, FIRST, 2, 0, Sharing::Shared);
             let mut value = 0;
-            while !done.load(Ordering::Acquire) {
+            while !synced.load(Ordering::Acquire) {
                 value += 1;
                 bench.store(pin, &space, FIRST, value);
                 let seen = bench.load(pin, &space, FIRST);
