@@ -23,6 +23,8 @@ const WARM_UP: usize = 100;
 pub enum CountedOrder {
     /// Single frames.
     Order0,
+    /// Single frames, on a CPU numbered 64: its magazine is not in the table itself.
+    Order0FarCpu,
     /// 2 frames.
     Order1,
     /// 8 frames.
@@ -36,17 +38,18 @@ pub enum CountedOrder {
 /// Runs `bursts` counted bursts on a fresh allocator.
 pub fn run<S: Subject>(order: CountedOrder, bursts: usize) {
     match order {
-        CountedOrder::Order0 => run_of::<S, 0>(bursts),
-        CountedOrder::Order1 => run_of::<S, 1>(bursts),
-        CountedOrder::Order3 => run_of::<S, 3>(bursts),
-        CountedOrder::Order6 => run_of::<S, 6>(bursts),
-        CountedOrder::Order8 => run_of::<S, 8>(bursts),
+        CountedOrder::Order0 => run_of::<S, 0>(1, bursts),
+        CountedOrder::Order0FarCpu => run_of::<S, 0>(65, bursts),
+        CountedOrder::Order1 => run_of::<S, 1>(1, bursts),
+        CountedOrder::Order3 => run_of::<S, 3>(1, bursts),
+        CountedOrder::Order6 => run_of::<S, 6>(1, bursts),
+        CountedOrder::Order8 => run_of::<S, 8>(1, bursts),
     }
 }
 
-fn run_of<S: Subject, const ORDER: u8>(bursts: usize) {
-    let subject = S::new(FRAMES, 1);
-    let cpu = subject.cpu(0);
+fn run_of<S: Subject, const ORDER: u8>(cpus: usize, bursts: usize) {
+    let subject = S::new(FRAMES, cpus);
+    let cpu = subject.cpu(cpus - 1);
     let order = Order::new(ORDER).unwrap_or(Order::FRAME);
     if let Some(first) = subject.alloc(&cpu, order) {
         subject.free(&cpu, first, order);

@@ -188,6 +188,8 @@ impl From<FreeName> for CountedFree {
 enum OrderName {
     #[value(name = "0")]
     Order0,
+    #[value(name = "0-far-cpu")]
+    Order0FarCpu,
     #[value(name = "1")]
     Order1,
     #[value(name = "3")]
@@ -202,6 +204,7 @@ impl From<OrderName> for CountedOrder {
     fn from(name: OrderName) -> CountedOrder {
         match name {
             OrderName::Order0 => CountedOrder::Order0,
+            OrderName::Order0FarCpu => CountedOrder::Order0FarCpu,
             OrderName::Order1 => CountedOrder::Order1,
             OrderName::Order3 => CountedOrder::Order3,
             OrderName::Order6 => CountedOrder::Order6,

@@ -18,7 +18,9 @@ extern crate std;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod cutter;
 pub mod frames;
+mod list;
 mod memory;
 pub mod tables;
 mod topology;

@@ -183,8 +183,8 @@ impl<P: Machine> Boot<P> {
         self.describe(|topology| topology.discover(tables, boot, diagnostics))
     }
 
-    /// Discovers as [`Boot::discover`] does, with memory of `map` for what a machine of more than 64 nodes or 256 ranges
-    /// needs: see [`Topology::discover_in`].
+    /// Discovers as [`Boot::discover`] does, with memory of `map` for what a machine of more than 8 nodes, 64 CPUs or
+    /// 32 ranges needs: see [`Topology::discover_in`].
     pub fn discover_in(
         self,
         map: &mut MemoryMap,

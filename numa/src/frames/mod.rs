@@ -189,6 +189,7 @@ impl<P: Platform> Frames<P> {
         }
         match build::build(&self.platform, memory, config) {
             Ok(state) => {
+                self.magazines.extend(state.far_places);
                 // Release pairs with the Acquire in `state`.
                 self.state.store(ptr::from_ref(state).cast_mut(), Ordering::Release);
                 Ok(())

@@ -2,17 +2,16 @@
 
 use core::fmt;
 
-use arrayvec::ArrayVec;
 use topomem_percpu::PhysAddr;
 
 use super::{AddressBits, BeyondAddressBits, MemoryRange, Pieces};
 use crate::Topology;
+use crate::list::List;
 
-/// The maximum number of disjoint ranges of usable RAM: maps of hundreds occur.
-const USABLE: usize = 4096;
-/// The maximum number of disjoint or differently named reserved regions: as many, plus the boot
-/// allocations.
-const RESERVED: usize = 4096 + 1024;
+/// The number of disjoint ranges of usable RAM that a map has room for without memory of the kernel's.
+const USABLE: usize = 64;
+/// The number of disjoint or differently named reserved regions that a map has room for without memory of the kernel's.
+const RESERVED: usize = 64;
 
 /// The first 1 MiB, shared by real-mode firmware, its data and the start-up code of application
 /// processors: reserved in every map.
@@ -34,18 +33,18 @@ pub struct ReservedRegion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MapFull {
-    /// No room for this usable range; the map has at most `capacity` disjoint ones.
+    /// No room for this usable range; the map has room for `capacity` disjoint ones.
     Usable {
         /// The range that was left out.
         range: MemoryRange,
-        /// The maximum.
+        /// The room.
         capacity: usize,
     },
-    /// No room for this reserved region; the map has at most `capacity`.
+    /// No room for this reserved region; the map has room for `capacity`.
     Reserved {
         /// The region that was left out.
         region: ReservedRegion,
-        /// The maximum.
+        /// The room.
         capacity: usize,
     },
 }
@@ -54,10 +53,14 @@ impl fmt::Display for MapFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MapFull::Usable { range, capacity } => {
-                write!(f, "usable range {range} does not fit: {capacity} disjoint ranges at most")
+                write!(f, "usable range {range} does not fit: there is room for {capacity} disjoint ranges")
             }
             MapFull::Reserved { region, capacity } => {
-                write!(f, "{} at {} does not fit: {capacity} regions at most", region.name, region.range)
+                write!(
+                    f,
+                    "{} at {} does not fit: there is room for {capacity} regions",
+                    region.name, region.range
+                )
             }
         }
     }
@@ -67,13 +70,13 @@ impl core::error::Error for MapFull {}
 
 /// Usable RAM, as reported by firmware, less the reserved regions.
 ///
-/// Entries may be unsorted and overlap; there is room for 4096 of each kind. Touching usable ranges
+/// Entries may be unsorted and overlap. There is room for 64 of each kind, and for any number in memory of the map's own
+/// ([`MemoryMap::make_room`]). Touching usable ranges
 /// are merged, and then rounded inwards to 4 KiB frames. Reserved regions are rounded outwards; if
 /// both claim a frame, the reservation wins. The first 1 MiB is always reserved. Addresses beyond
 /// the CPU's width ([`MemoryMap::limit_addresses`]) are left out.
 ///
-/// Fixed size (about 225 KiB, all zero at first), no heap: meant for a `static` in `.bss`, and usable before there
-/// is any allocator.
+/// No heap, and about 3 KiB, all zero at first: usable before there is any allocator.
 ///
 /// ```
 /// use topomem_numa::{MemoryMap, MemoryRange, Topology};
@@ -88,12 +91,12 @@ impl core::error::Error for MapFull {}
 /// assert_eq!(free[1], MemoryRange::from_bounds(0x30_0000, 0x80_0000).unwrap());
 /// # Ok::<(), topomem_numa::MapFull>(())
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct MemoryMap {
     /// Sorted, disjoint, not touching. To the byte: two ranges may meet inside a frame.
-    usable: ArrayVec<MemoryRange, USABLE>,
+    pub(super) usable: List<MemoryRange, USABLE>,
     /// Sorted by start, on frame boundaries; may overlap if the names differ.
-    reserved: ArrayVec<ReservedRegion, RESERVED>,
+    pub(super) reserved: List<ReservedRegion, RESERVED>,
     /// The limit set by [`MemoryMap::limit_addresses`]. `None` for the most that there can be, so that a new map is all
     /// zero and lies in `.bss`.
     address_bits: Option<AddressBits>,
@@ -104,12 +107,7 @@ impl MemoryMap {
     /// Creates a map without usable memory.
     #[must_use]
     pub const fn new() -> MemoryMap {
-        MemoryMap {
-            usable: ArrayVec::new_const(),
-            reserved: ArrayVec::new_const(),
-            address_bits: None,
-            beyond: None,
-        }
+        MemoryMap { usable: List::new(), reserved: List::new(), address_bits: None, beyond: None }
     }
 
     /// Leaves out RAM beyond the CPU's address width, known already or added later: the CPU has
@@ -130,9 +128,9 @@ impl MemoryMap {
     pub fn limit_addresses(&mut self, bits: AddressBits) {
         self.address_bits = Some(bits);
         while let Some(&last) = self.usable.last().filter(|last| last.end > bits.end()) {
-            self.usable.pop();
+            self.usable.remove(self.usable.len() - 1);
             // There is room: it had some before.
-            self.cut(last).into_iter().for_each(|kept| self.usable.push(kept));
+            let _ = self.cut(last).map(|kept| self.usable.push(kept));
         }
     }
 
@@ -159,6 +157,7 @@ impl MemoryMap {
     /// # Errors
     ///
     /// Returns [`MapFull::Usable`] if the map has no room for the range; the map is unchanged.
+    /// [`MemoryMap::make_room`] makes room.
     pub fn add_usable(&mut self, range: impl Into<Option<MemoryRange>>) -> Result<(), MapFull> {
         let Some(range) = range.into() else { return Ok(()) };
         let Some(mut merged) = self.cut(range) else { return Ok(()) };
@@ -167,11 +166,12 @@ impl MemoryMap {
         if first < last {
             merged.start = merged.start.min(self.usable[first].start);
             merged.end = merged.end.max(self.usable[last - 1].end);
-            self.usable.drain(first + 1..last);
+            self.usable.remove_range(first + 1..last);
             self.usable[first] = merged;
             return Ok(());
         }
-        self.usable.try_insert(first, merged).map_err(|_| MapFull::Usable { range, capacity: USABLE })
+        let capacity = self.usable.len();
+        self.usable.insert(first, merged).map_err(|_| MapFull::Usable { range, capacity })
     }
 
     /// Reserves `range`, rounded outwards to whole frames, for `name`; `None` reserves nothing. Overlaps are
@@ -200,13 +200,15 @@ impl MemoryMap {
         while let Some(index) = self.reserved.iter().position(|known| {
             known.name == name && known.range.start <= range.end && range.start <= known.range.end
         }) {
-            let known = self.reserved.remove(index).range;
+            let known = self.reserved[index].range;
+            self.reserved.remove(index);
             range.start = range.start.min(known.start);
             range.end = range.end.max(known.end);
         }
         let region = ReservedRegion { range, name };
         let index = self.reserved.partition_point(|known| known.range.start <= range.start);
-        self.reserved.try_insert(index, region).map_err(|_| MapFull::Reserved { region, capacity: RESERVED })
+        let capacity = self.reserved.len();
+        self.reserved.insert(index, region).map_err(|_| MapFull::Reserved { region, capacity })
     }
 
     /// Returns the usable RAM before reservations, to the byte: sorted, disjoint, not touching.
@@ -217,8 +219,8 @@ impl MemoryMap {
 
     /// Returns the reserved regions, by start: [`LOW_MEMORY`] first; differently named regions may
     /// overlap.
-    pub fn reserved(&self) -> impl Iterator<Item = &ReservedRegion> {
-        core::iter::once(&LOW_MEMORY).chain(&self.reserved)
+    pub fn reserved(&self) -> impl Iterator<Item = &ReservedRegion> + Clone {
+        core::iter::once(&LOW_MEMORY).chain(self.reserved.iter())
     }
 
     /// Returns the reserved regions except [`LOW_MEMORY`], by start.

@@ -3,6 +3,7 @@
 mod bits;
 mod boot;
 mod early;
+mod growth;
 mod map;
 mod page_tables;
 mod pieces;

@@ -31,7 +31,7 @@ impl MemoryMap {
     /// Costs a read of each entry of each table, once for each way that leads there.
     ///
     /// # Errors
-    /// [`MapFull::Reserved`]; some tables are reserved.
+    /// [`MapFull::Reserved`]: [`MemoryMap::extend`] makes room. Some tables are reserved.
     ///
     /// # Safety
     /// `root` is the root of page tables of so many levels that nobody changes, and the platform's direct map

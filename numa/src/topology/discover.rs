@@ -19,8 +19,8 @@ impl Topology {
     /// a node, numbered in order of domain; then every CXL window that no domain claims. If ranges
     /// of two domains overlap, the smaller range has the memory.
     ///
-    /// There is room for 64 nodes and 256 ranges, or for what [`Topology::discover_in`] made room for earlier. What is
-    /// beyond is reported, and is node 0's.
+    /// There is room for 8 nodes, 64 CPUs and 32 ranges, or for what [`Topology::discover_in`] made room for earlier. What
+    /// is beyond is reported; memory beyond is node 0's, and CPUs beyond are left out.
     ///
     /// Discovery cannot fail: missing or malformed parts are reported to `diagnostics` and
     /// replaced, in the worst case by one node with all memory. Absent tables are not reported. At
@@ -59,7 +59,8 @@ impl Topology {
         }
         let domains = self.proximity.len();
         if domains == 0 {
-            self.proximity.push(0);
+            // There is room: the list is empty.
+            let _ = self.proximity.push(0);
         }
         if let Some(srat) = srat {
             self.add_memory(&srat, report);
@@ -98,14 +99,13 @@ impl Topology {
         self.performance.clear();
     }
 
-    pub(super) fn add_domains(&mut self, srat: &Srat<'_>, most: usize, report: &mut Report<'_>) {
+    fn add_domains(&mut self, srat: &Srat<'_>, most: usize, report: &mut Report<'_>) {
         for entry in srat.entries() {
             let proximity = match entry {
-                Ok(SratEntry::Cpu { proximity, enabled: true, .. })
-                | Ok(SratEntry::GenericInitiator { proximity, enabled: true }) => proximity,
-                // Even without bytes: devices' memory is put there later.
-                Ok(SratEntry::Memory(memory)) if memory.enabled => memory.proximity,
-                Ok(_) => continue,
+                Ok(entry) => match domain_of(&entry) {
+                    Some(proximity) => proximity,
+                    None => continue,
+                },
                 Err(error) => {
                     report.give(error);
                     continue;
@@ -116,7 +116,7 @@ impl Topology {
                 report.give(Diagnostic::TooManyNodes { proximity, most });
             } else {
                 // There is room: `most` is no more than that.
-                let _ = self.proximity.try_insert(place, proximity);
+                let _ = self.proximity.insert(place, proximity);
             }
         }
     }
@@ -202,7 +202,8 @@ impl Topology {
 
     /// Adds a CPU of the proximity domain that the SRAT says, if there is an SRAT and it says one.
     fn add_cpu(&mut self, apic_id: ApicId, domain: Option<Option<u32>>, report: &mut Report<'_>) {
-        let Some(cpu) = CpuId::new(self.cpus.len()) else {
+        let cpu = CpuId::new(self.cpus.len()).filter(|_| self.cpus.room() > 0);
+        let Some(cpu) = cpu else {
             report.give(Diagnostic::TooManyCpus(apic_id));
             return;
         };
@@ -214,7 +215,8 @@ impl Topology {
                 NodeId::ZERO
             }
         };
-        self.cpus.push(CpuEntry { cpu, apic_id, node });
+        // There is room.
+        let _ = self.cpus.push(CpuEntry { cpu, apic_id, node });
     }
 
     /// Sorts the nodes of each node. Latency breaks the ties left by a SLIT's coarse steps, or by
@@ -228,6 +230,17 @@ impl Topology {
             // No path is the largest distance.
             (distance.unwrap_or(Distance::REMOTE), latency)
         });
+    }
+}
+
+/// Returns the proximity domain that an entry of the SRAT makes a node.
+pub(super) fn domain_of(entry: &SratEntry) -> Option<u32> {
+    match entry {
+        SratEntry::Cpu { proximity, enabled: true, .. }
+        | SratEntry::GenericInitiator { proximity, enabled: true } => Some(*proximity),
+        // Even without bytes: devices' memory is put there later.
+        SratEntry::Memory(memory) if memory.enabled => Some(memory.proximity),
+        _ => None,
     }
 }
 

@@ -3,7 +3,6 @@
 mod costs;
 mod discover;
 mod display;
-mod list;
 mod order;
 mod performance;
 mod ranges;
@@ -13,10 +12,10 @@ mod square;
 mod units;
 mod windows;
 
-use arrayvec::ArrayVec;
-use topomem_percpu::{CpuId, CpuSet, MAX_CPUS, MAX_NODES, NodeId, PhysAddr};
+use topomem_percpu::{CpuId, CpuSet, NodeId, PhysAddr};
 
 use crate::MemoryRange;
+use crate::list::List;
 
 use order::NearestNodes;
 use performance::Performance;
@@ -25,6 +24,9 @@ use ranges::RangeList;
 pub use ranges::{MemoryKind, NodeRange};
 use square::Square;
 pub use units::{ApicId, Distance, MegabytesPerSecond, Picoseconds};
+
+/// The number of CPUs that a topology describes without memory of the kernel's.
+const BUILT_IN_CPUS: usize = if cfg!(any(loom, miri)) { 4 } else { 64 };
 
 /// A CPU reported as enabled by firmware.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +41,9 @@ pub struct CpuEntry {
 
 /// Nodes, CPUs, memory ranges, distances: the description of the machine for the rest of topomem.
 ///
-/// No heap, and about 110 KiB, all zero at first: meant for a `static` in `.bss`, filled in place by
-/// [`Topology::discover`], with room for 64 nodes and 256 ranges of memory. [`Topology::discover_in`] takes memory for
-/// what a larger machine needs beyond. Before either it is a machine of one node with all memory and no known CPU.
+/// No heap, and about 3 KiB, all zero at first: meant for a `static` in `.bss`, filled in place by
+/// [`Topology::discover`], with room for 8 nodes, 64 CPUs and 32 ranges of memory. [`Topology::discover_in`] takes memory
+/// for what a larger machine needs beyond. Before either it is a machine of one node with all memory and no known CPU.
 ///
 /// ```
 /// use topomem_numa::{Distance, NodeId, Topology};
@@ -54,9 +56,9 @@ pub struct CpuEntry {
 #[derive(Debug)]
 pub struct Topology {
     /// Firmware's number of each node, ascending except the invented numbers of CXL windows.
-    proximity: ArrayVec<u32, MAX_NODES>,
+    proximity: List<u32, { square::BUILT_IN }>,
     /// `cpus[i].cpu` is `i`.
-    cpus: ArrayVec<CpuEntry, MAX_CPUS>,
+    cpus: List<CpuEntry, BUILT_IN_CPUS>,
     /// [`Distance::NONE`] where no table says one.
     distances: Square<Distance>,
     nearest: NearestNodes,
@@ -68,16 +70,16 @@ pub struct Topology {
     far_nodes: usize,
 }
 
-// Small enough for a static of any kernel, too large for its stacks.
-const _: () = assert!(size_of::<Topology>() <= 120 << 10);
+// Small enough for a static of any kernel.
+const _: () = assert!(size_of::<Topology>() <= 4 << 10);
 
 impl Topology {
     /// Creates a topology of one node with all memory, and no known CPU.
     #[must_use]
     pub const fn new() -> Topology {
         Topology {
-            proximity: ArrayVec::new_const(),
-            cpus: ArrayVec::new_const(),
+            proximity: List::new(),
+            cpus: List::new(),
             distances: Square::new(Distance::NONE),
             nearest: NearestNodes::new(),
             ranges: RangeList::new(),

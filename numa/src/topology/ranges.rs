@@ -2,8 +2,8 @@
 
 use topomem_percpu::{NodeId, PhysAddr};
 
-use super::list::{List, NoRoom};
 use crate::MemoryRange;
+use crate::list::{List, NoRoom};
 
 /// The kind of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,12 +29,15 @@ pub struct NodeRange {
     pub kind: MemoryKind,
 }
 
+/// The number of ranges that a topology describes without memory of the kernel's.
+pub(super) const BUILT_IN: usize = if cfg!(miri) { 16 } else { 32 };
+
 /// Disjoint ranges, sorted.
 #[derive(Debug)]
 pub(super) struct RangeList {
-    ranges: List<NodeRange>,
+    ranges: List<NodeRange, BUILT_IN>,
     /// For each of the ranges, the bytes of the stated range of which it is a part.
-    stated: List<u64>,
+    stated: List<u64, BUILT_IN>,
 }
 
 /// The ranges of a machine without any description.
@@ -201,7 +204,6 @@ impl RangeList {
 mod tests {
     use std::vec::Vec;
 
-    use super::super::list::BUILT_IN;
     use super::*;
 
     fn range(start: u64, end: u64, node: usize) -> NodeRange {

@@ -1,15 +1,17 @@
 //! Memory for a topology of more nodes or ranges than are built in, sized by what firmware reports.
 
 use core::mem::MaybeUninit;
-use core::ptr::NonNull;
 
-use topomem_percpu::{MAX_NODES, NodeId, Platform};
+use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId, Platform};
 
+use super::discover::domain_of;
 use super::performance::{FiguresPlace, NodeCache};
-use super::report::Report;
-use super::{ApicId, Distance, MemoryKind, NodeRange, Topology, list, square};
+use super::{ApicId, BUILT_IN_CPUS, CpuEntry, Distance, MemoryKind, NodeRange, Topology, ranges, square};
+use crate::cutter::Cutter;
 use crate::memory::FRAME_SIZE;
-use crate::tables::{Cedt, CedtEntry, Diagnostic, FirmwareTables, Srat, SratEntry};
+use crate::tables::{
+    Cedt, CedtEntry, CpuState, Diagnostic, FirmwareTables, Madt, MadtEntry, Srat, SratEntry,
+};
 use crate::{BootAllocator, MemoryMap, MemoryRange};
 
 /// The room for a machine beyond what is built in; zeros where what is built in does.
@@ -17,52 +19,40 @@ use crate::{BootAllocator, MemoryMap, MemoryRange};
 struct Extent {
     nodes: usize,
     ranges: usize,
+    cpus: usize,
 }
+
+/// Regions of boot allocations on a node that the memory map gets room for.
+const BOOT_REGIONS: usize = 4;
 
 /// What is in a range that is not in use yet.
 const VACANT: NodeRange =
     NodeRange { range: MemoryRange::EVERYTHING, node: NodeId::ZERO, kind: MemoryKind::Conventional };
 
+/// What is in the place of a CPU that is not in use yet.
+const NO_CPU: CpuEntry = CpuEntry { cpu: CpuId::BOOT, apic_id: ApicId(0), node: NodeId::ZERO };
+
 impl Extent {
     /// Returns the words of all tables.
     fn words(self) -> usize {
-        let Extent { nodes, ranges } = self;
+        let Extent { nodes, ranges, cpus } = self;
         let pair = size_of::<Distance>() + size_of::<NodeId>() + 2 * size_of::<u32>();
-        let of_nodes = nodes * nodes * pair + nodes * size_of::<NodeCache>();
-        let bytes = of_nodes + ranges * (size_of::<NodeRange>() + size_of::<u64>());
-        // Each of the seven tables may begin up to a word later than the one before it ends.
-        bytes.div_ceil(size_of::<u64>()) + 7
+        let of_nodes = nodes * nodes * pair + nodes * (size_of::<NodeCache>() + size_of::<u32>());
+        let of_ranges = ranges * (size_of::<NodeRange>() + size_of::<u64>());
+        let bytes = of_nodes + of_ranges + cpus * size_of::<CpuEntry>();
+        // Each of the nine tables may begin up to a word later than the one before it ends.
+        bytes.div_ceil(size_of::<u64>()) + 9
     }
 }
 
-/// Memory that is cut into tables.
-struct Cutter {
-    next: NonNull<u8>,
-    left: usize,
-}
-
-impl Cutter {
-    fn new(memory: &'static mut [MaybeUninit<u64>]) -> Cutter {
-        Cutter { left: size_of_val::<[_]>(memory), next: NonNull::from(memory).cast() }
-    }
-
-    /// Cuts off a table of `count` values equal to `value`; without room, an empty one.
-    fn table<T: Copy>(&mut self, count: usize, value: T) -> &'static mut [T] {
-        let skipped = self.next.as_ptr().align_offset(align_of::<T>());
-        let bytes = count * size_of::<T>();
-        let Some(left) = self.left.checked_sub(skipped.saturating_add(bytes)) else { return &mut [] };
-        // SAFETY: so many bytes are left.
-        let first = unsafe { self.next.add(skipped) }.cast::<T>();
-        for index in 0..count {
-            // SAFETY: the memory is ours for good, aligned, and has room for `count` values.
-            unsafe { first.add(index).write(value) };
-        }
-        // SAFETY: as above.
-        self.next = unsafe { first.add(count) }.cast();
-        self.left = left;
-        // SAFETY: all values were just written, and the memory is cut off once.
-        unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), count) }
-    }
+/// Counts the proximity domains that `srat` makes nodes of, up to [`MAX_NODES`]. A pass over the table for each: there
+/// is no place to note them in.
+fn count_domains(srat: &Srat<'_>) -> usize {
+    let above = |last: Option<u32>| {
+        let domains = srat.entries().filter_map(|entry| domain_of(&entry.ok()?));
+        domains.filter(|&domain| last.is_none_or(|last| domain > last)).min()
+    };
+    core::iter::successors(above(None), |&last| above(Some(last))).take(MAX_NODES).count()
 }
 
 impl Topology {
@@ -72,15 +62,18 @@ impl Topology {
     }
 
     /// Replaces the topology by that of `tables`, as [`Topology::discover`] does, and takes memory from `map` if the
-    /// machine has more than 64 nodes or may have more than 256 ranges: up to
-    /// [`MAX_NODES`](topomem_percpu::MAX_NODES) nodes, and any number of ranges. The memory is reserved in the map for
-    /// good, as "boot allocations". Machines that are described without it take none.
+    /// machine has more than 8 nodes or 64 CPUs, or may have more than 32 ranges: up to
+    /// [`MAX_NODES`](topomem_percpu::MAX_NODES) nodes and [`MAX_CPUS`](topomem_percpu::MAX_CPUS) CPUs, and any number of
+    /// ranges. The memory is reserved in the map for good, as "boot allocations". Machines that are described without it
+    /// take none.
+    ///
+    /// The map gets room for boot allocations on each node, too.
     ///
     /// `platform` shows where `map`'s memory is mapped. Two passes over the tables: the first counts, the second
     /// describes. If `map` has no such memory in one piece, what finds no room is reported, and is node 0's.
     ///
-    /// Cost: 11 bytes for each pair of nodes, 32 for each range. [`Topology::discover`]'s time, and about the square of
-    /// the number of nodes, times its logarithm.
+    /// Cost: 11 bytes for each pair of nodes, 32 for each range, 12 for each CPU. [`Topology::discover`]'s time, a pass
+    /// over the SRAT for each node, and about the square of the number of nodes, times its logarithm.
     ///
     /// ```
     /// # use std::ptr::NonNull;
@@ -119,6 +112,7 @@ impl Topology {
             }
         }
         self.discover(tables, boot, diagnostics);
+        map.make_room_for_boot(platform, BOOT_REGIONS * self.node_count());
     }
 
     /// Discovers as [`Topology::discover_in`] does, with memory that `memory` returns: it is called at most once, with
@@ -149,33 +143,36 @@ impl Topology {
     }
 
     /// Counts what `tables` may need beyond the room that there is.
-    fn extent_of(&mut self, tables: &FirmwareTables<'_>) -> Extent {
+    fn extent_of(&self, tables: &FirmwareTables<'_>) -> Extent {
         let srat = tables.srat.and_then(|bytes| Srat::parse(bytes).ok());
         let cedt = tables.cedt.and_then(|bytes| Cedt::parse(bytes).ok());
+        let madt = tables.madt.and_then(|bytes| Madt::parse(bytes).ok());
         let is_window = |entry: &Result<_, _>| matches!(entry, Ok(CedtEntry::Window { .. }));
         let windows = cedt.map_or(0, |cedt| cedt.entries().filter(is_window).count());
-        let (mut domains, mut memory) = (0, 0);
-        if let Some(srat) = srat {
-            self.proximity.clear();
-            // The domains are counted in their place; the second pass says what is wrong with them.
-            self.add_domains(&srat, MAX_NODES, &mut Report::new(&mut |_| {}));
-            domains = self.proximity.len();
-            self.proximity.clear();
-            memory = srat.entries().filter(|entry| matches!(entry, Ok(SratEntry::Memory(_)))).count();
-        }
+        let is_memory = |entry: &Result<SratEntry, _>| matches!(entry, Ok(SratEntry::Memory(_)));
+        let memory = srat.map_or(0, |srat| srat.entries().filter(is_memory).count());
+        let domains = srat.as_ref().map_or(0, count_domains);
         // Without domains there is node 0 beside the windows' nodes.
         let nodes = (domains.max(1) + windows).min(MAX_NODES);
         // A stated range cuts another in two at most, and a window fills a gap behind each range at most.
         let ranges = 2 * (memory + windows) + memory + windows + 1;
+        let is_cpu = |entry: &Result<MadtEntry, _>| {
+            matches!(entry, Ok(MadtEntry::Cpu { state: CpuState::Enabled, .. }))
+        };
+        // The boot CPU may be in no table.
+        let cpus = madt.map_or(0, |madt| madt.entries().filter(is_cpu).count()) + 1;
+        let cpus = cpus.min(MAX_CPUS);
+        let cpu_room = self.cpus.len() + self.cpus.room();
         Extent {
             nodes: if nodes > self.node_room() { nodes } else { 0 },
-            ranges: if ranges > self.ranges.room().max(list::BUILT_IN) { ranges } else { 0 },
+            ranges: if ranges > self.ranges.room().max(ranges::BUILT_IN) { ranges } else { 0 },
+            cpus: if cpus > cpu_room.max(BUILT_IN_CPUS) { cpus } else { 0 },
         }
     }
 
     /// Uses `memory`, which has room for it, for tables of that extent.
     fn make_room(&mut self, extent: Extent, mut memory: Cutter) {
-        let Extent { nodes, ranges } = extent;
+        let Extent { nodes, ranges, cpus } = extent;
         if nodes > 0 {
             let figures = FiguresPlace {
                 picoseconds: memory.table(nodes * nodes, 0),
@@ -185,7 +182,11 @@ impl Topology {
             self.performance.move_to(figures, nodes);
             self.distances.move_to(memory.table(nodes * nodes, Distance::NONE), nodes);
             self.nearest.move_to(memory.table(nodes * nodes, NodeId::ZERO), nodes);
+            self.proximity.move_to(memory.table(nodes, 0));
             self.far_nodes = nodes;
+        }
+        if cpus > 0 {
+            self.cpus.move_to(memory.table(cpus, NO_CPU));
         }
         if ranges > 0 {
             let (stated, places) = (memory.table(ranges, 0), memory.table(ranges, VACANT));

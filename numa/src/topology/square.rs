@@ -4,14 +4,8 @@ use topomem_percpu::NodeId;
 
 /// The number of nodes that a topology describes without memory of the kernel's.
 ///
-/// All nodes that there can be under loom, and half of them under Miri.
-pub(super) const BUILT_IN: usize = if cfg!(loom) {
-    4
-} else if cfg!(miri) {
-    8
-} else {
-    64
-};
+/// All nodes that there can be under loom.
+pub(super) const BUILT_IN: usize = if cfg!(loom) { 4 } else { 8 };
 
 /// A square of values, one for each pair of nodes: in place for few nodes, elsewhere for many.
 #[derive(Debug)]

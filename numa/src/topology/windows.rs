@@ -50,7 +50,9 @@ impl Topology {
             report.give(Diagnostic::TooManyWindows { window, most: self.node_room() });
             return;
         }
-        self.proximity.push(claimed.unused(&self.proximity));
+        let unused = claimed.unused(&self.proximity);
+        // There is room: for as many domains as for nodes.
+        let _ = self.proximity.push(unused);
         if let Some(node) = self.nodes().next_back() {
             self.add_range(window, node, MemoryKind::CxlWindow, report);
         }

@@ -54,6 +54,8 @@ fn frames(ranges: &[(u64, u64)], config: &FramesConfig) -> &'static Frames<Windo
         (start, end, NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap())
     };
     let mut map = Box::new(MemoryMap::new());
+    // 48 bytes for a range, and some for bookkeeping.
+    map.extend(vec![std::mem::MaybeUninit::uninit(); 6 * (ranges.len() + 64)].leak());
     for &(start, end) in ranges {
         map.add_usable(MemoryRange::from_bounds(start, end).unwrap()).unwrap();
     }
@@ -231,4 +233,30 @@ fn bookkeeping_is_at_most_0_14_bytes_a_frame() {
     let metadata = frames.metadata();
     let bytes = metadata.regions + metadata.magazines + metadata.pools + metadata.fixed;
     assert!(bytes as f64 / f64::from(1 << 20) <= 0.14, "{metadata:?}");
+}
+
+/// Each page of memory far from all others is a region of its own, and no number of them is too large.
+#[test]
+fn ten_thousand_regions_work() {
+    const REGIONS: u64 = 10_000;
+    let far = |index: u64| (4 << 30) + index * 256 * MIB;
+    let ranges: Vec<_> = [(MIB, 64 * MIB)]
+        .into_iter()
+        .chain((0..REGIONS).map(|index| (far(index), far(index) + 4096)))
+        .collect();
+    let frames = frames(&ranges, &FramesConfig::without_reserve());
+    let first = frames.stats(NodeId::ZERO).unwrap().managed();
+    assert!(first >= REGIONS, "{first}");
+    assert_eq!(frames.validate().unwrap().free, first);
+    let pages: Vec<_> = (0..REGIONS).rev().map(|index| frame(far(index) / 4096)).collect();
+    // Each page is free in the region that its address leads to, but for the few that bookkeeping has.
+    let (taken, kept): (Vec<_>, Vec<_>) =
+        pages.into_iter().partition(|&page| frames.alloc_at(&pin(0), page, 1) == Ok(()));
+    assert!(kept.len() < 100, "{}", kept.len());
+    assert_eq!(frames.validate().unwrap().free, first - taken.len() as u64);
+    for page in taken {
+        // SAFETY: nobody uses it.
+        unsafe { frames.free(&pin(0), page, Order::FRAME) }.unwrap();
+    }
+    assert_eq!(frames.validate().unwrap().free, first);
 }

@@ -12,7 +12,8 @@ use proptest::prelude::*;
 use tables_support::model::{Cpu, Machine, Matrix, Memory};
 use tables_support::{check_shape, node};
 use topomem_numa::{
-    ApicId, CpuId, Diagnostic, Distance, MAX_NODES, MemoryMap, MemoryRange, PhysAddr, Platform, Topology,
+    ApicId, CpuId, Diagnostic, Distance, MAX_CPUS, MAX_NODES, MemoryMap, MemoryRange, PhysAddr, Platform,
+    Topology,
 };
 
 const MIB: u64 = 1 << 20;
@@ -156,7 +157,7 @@ fn eighty_nodes_and_then_two() {
 #[test]
 fn small_machines_take_no_memory() {
     let ram = Ram::new(4);
-    for nodes in [1, 2, 42] {
+    for nodes in [1, 2, 5] {
         let (topology, said, map) = discover(&machine(nodes), &ram);
         assert_eq!((topology.node_count(), said), (nodes as usize, vec![]));
         assert_eq!(map.reserved().count(), ram.map().reserved().count());
@@ -171,9 +172,13 @@ fn without_room_the_rest_is_node_0s() {
     ram.bytes = &mut std::mem::take(&mut ram.bytes)[..64 * 1024 / 16];
     let (topology, said, map) = discover(&machine(80), &ram);
     check_shape(&topology);
-    assert_eq!(topology.node_count(), 64);
-    let domains = (64..80).map(|index| Diagnostic::TooManyNodes { proximity: 3 * index, most: 64 });
-    assert_eq!(said, domains.collect::<Vec<_>>());
+    assert_eq!((topology.node_count(), topology.cpus().len()), (8, 64));
+    let nodes = said.iter().filter(|said| matches!(said, Diagnostic::TooManyNodes { most: 8, .. }));
+    // Of a kind, 64 are given.
+    assert_eq!(nodes.count(), 64);
+    for cpu in 64..80 {
+        assert!(said.contains(&Diagnostic::TooManyCpus(ApicId(cpu))), "{said:?}");
+    }
     assert_eq!(map.reserved().count(), ram.map().reserved().count(), "nothing was taken");
 }
 
@@ -214,6 +219,29 @@ fn any_number_of_ranges() {
     }
 }
 
+/// As many CPUs as there can be on one node, which alone need memory.
+#[test]
+fn as_many_cpus_as_there_can_be() {
+    let ram = Ram::new(4);
+    let mut machine = machine(1);
+    machine.cpus =
+        (0..MAX_CPUS as u32 + 3).map(|apic| Cpu { apic, proximity: Some(0), enabled: true }).collect();
+    let (topology, said, map) = discover(&machine, &ram);
+    let left_out = (0..3).map(|more| Diagnostic::TooManyCpus(ApicId(MAX_CPUS as u32 + more)));
+    assert_eq!(said, left_out.collect::<Vec<_>>());
+    assert_eq!(topology.cpus().len(), MAX_CPUS);
+    assert!(
+        topology
+            .cpus()
+            .iter()
+            .enumerate()
+            .all(|(index, cpu)| { (cpu.cpu.index(), cpu.apic_id) == (index, ApicId(index as u32)) })
+    );
+    let taken = map.reserved().filter(|region| region.name == "boot allocations");
+    assert_eq!(taken.map(|region| region.range.bytes()).sum::<u64>(), 48 << 10 | 4096, "12 bytes a CPU");
+    check_shape(&topology);
+}
+
 /// Without domains node 0 is there beside the windows' nodes.
 #[test]
 fn windows_without_domains() {
@@ -235,10 +263,10 @@ fn windows_without_domains() {
 #[test]
 fn host_bridges_are_no_nodes() {
     let ram = Ram::new(4);
-    let machine = Machine { windows: vec![(4096 * GIB, GIB)], bridges: 40, ..machine(42) };
+    let machine = Machine { windows: vec![(4096 * GIB, GIB)], bridges: 40, ..machine(4) };
     let (topology, said, _) = discover(&machine, &ram);
-    assert_eq!((topology.node_count(), said), (43, vec![]));
-    assert!(!ram.is_used.load(Ordering::Relaxed), "43 nodes and 85 ranges are built in");
+    assert_eq!((topology.node_count(), said), (5, vec![]));
+    assert!(!ram.is_used.load(Ordering::Relaxed), "5 nodes and 9 ranges are built in");
 }
 
 proptest! {

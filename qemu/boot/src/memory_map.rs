@@ -1,7 +1,7 @@
 //! From the firmware's memory map to topomem's.
 
 use topomem::numa::MapFull;
-use topomem::{MemoryMap, MemoryRange, PhysAddr};
+use topomem::{MemoryMap, MemoryRange, PhysAddr, Platform};
 
 use crate::layout::Levels;
 use crate::{MemoryKind, MemoryMapEntry, Placed, StartUpPage};
@@ -25,25 +25,31 @@ pub const fn limit(levels: Levels, physical_bits: u8) -> PhysAddr {
 ///
 /// # Errors
 ///
-/// [`MapFull`].
-pub fn fill(
+/// [`MapFull`], if there is no memory for so many entries that `platform` shows.
+pub fn fill<P: Platform>(
     map: &mut MemoryMap,
+    platform: &P,
     entries: &[MemoryMapEntry],
     limit: PhysAddr,
-    placed: impl Iterator<Item = Placed>,
+    placed: impl Iterator<Item = Placed> + Clone,
 ) -> Result<u64, MapFull> {
+    let of = |is: fn(MemoryKind) -> bool| {
+        entries.iter().filter(move |entry| is(entry.kind())).filter_map(MemoryMapEntry::range)
+    };
+    let below = |range: MemoryRange| MemoryRange::new(range.start, range.end.min(limit));
+    let (usable, firmware) = (of(|kind| kind == MemoryKind::Usable), of(|kind| kind != MemoryKind::Usable));
+    let occupied = firmware.clone().chain(placed.clone().map(|placed| placed.range));
+    // Without room, the first range that finds none says so.
+    let _ = map.make_room(platform, usable.clone().filter_map(below), occupied);
     let mut left_out = 0;
-    for range in
-        entries.iter().filter(|entry| entry.kind() == MemoryKind::Usable).filter_map(MemoryMapEntry::range)
-    {
-        let usable = MemoryRange::new(range.start, range.end.min(limit));
+    for range in usable {
+        let usable = below(range);
         left_out += range.bytes() - usable.map_or(0, |usable| usable.bytes());
         if let Some(usable) = usable {
             map.add_usable(usable)?;
         }
     }
-    let firmware = entries.iter().filter(|entry| entry.kind() != MemoryKind::Usable);
-    for range in firmware.filter_map(MemoryMapEntry::range) {
+    for range in firmware {
         map.reserve(range, "firmware")?;
     }
     for placed in placed {
@@ -74,9 +80,25 @@ mod tests {
     use std::boxed::Box;
     use std::vec::Vec;
 
-    use topomem::Topology;
+    use core::ptr::NonNull;
+
+    use topomem::{CpuId, Topology};
 
     use super::*;
+
+    /// A machine whose memory is not looked at: its maps are small.
+    struct Small;
+
+    // SAFETY: there is one CPU.
+    unsafe impl Platform for Small {
+        fn current_cpu(&self) -> CpuId {
+            CpuId::BOOT
+        }
+
+        fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
+            panic!("{addr:?} is not needed")
+        }
+    }
 
     const MIB: u64 = 1 << 20;
 
@@ -94,7 +116,7 @@ mod tests {
         let placed = [("module", 20 * MIB, 20 * MIB + 5), ("start info", 2 * MIB, 2 * MIB + 56)];
         let placed = placed.map(|(name, start, end)| Placed { range: bounds(start, end), name });
         let entries = [usable(0, 64 * MIB)];
-        assert_eq!(fill(&mut map, &entries, PhysAddr::new(1 << 40), placed.into_iter()), Ok(0));
+        assert_eq!(fill(&mut map, &Small, &entries, PhysAddr::new(1 << 40), placed.into_iter()), Ok(0));
         let names: Vec<_> = map.reserved().map(|region| region.name).collect();
         assert_eq!(names, ["low 1 MiB", "start info", "module"]);
         let topology = Box::new(Topology::new());
@@ -112,7 +134,7 @@ mod tests {
             usable((1 << 40) - MIB, (1 << 40) + MIB),
             usable(1 << 41, (1 << 41) + MIB),
         ];
-        assert_eq!(fill(&mut map, &entries, limit, core::iter::empty()), Ok(2 * MIB));
+        assert_eq!(fill(&mut map, &Small, &entries, limit, core::iter::empty()), Ok(2 * MIB));
         assert_eq!(map.usable(), [bounds(MIB, 64 * MIB), bounds((1 << 40) - MIB, 1 << 40)]);
     }
 

@@ -1,8 +1,15 @@
 //! What firmware would tell a kernel that boots on the simulated machine.
 
+use std::boxed::Box;
+
 use topomem_numa::{ApicId, Diagnostic, FirmwareTables, MapFull, MemoryMap, MemoryRange, Topology};
 
 use crate::sim::{Sim, Tables};
+
+/// Ranges of which a map holds so many without memory, beside what is reserved in it.
+const FEW: usize = 32;
+/// Words of memory for a further range and a further region.
+const WORDS: usize = 6;
 
 impl Tables {
     /// The tables as discovery takes them.
@@ -23,7 +30,9 @@ impl Sim {
 
     /// Discovers the machine's topology by its firmware tables.
     pub fn discover(&self, topology: &mut Topology, diagnostics: &mut dyn FnMut(Diagnostic)) {
-        topology.discover(&self.tables().as_firmware(), Sim::BOOT_APIC, diagnostics);
+        // As long as the program runs: who keeps the topology keeps it for ever.
+        let memory = |words| Some(Box::leak(Box::new_uninit_slice(words)));
+        topology.discover_with(memory, &self.tables().as_firmware(), Sim::BOOT_APIC, diagnostics);
     }
 
     /// The machine's memory map: its RAM, nothing reserved beyond what always is.
@@ -33,10 +42,13 @@ impl Sim {
     /// [`MapFull`] where the machine has too many separate ranges.
     pub fn memory_map(&self) -> Result<MemoryMap, MapFull> {
         let mut map = MemoryMap::new();
+        let ranges = self.blueprint().nodes.iter().map(|node| node.ranges.len()).sum::<usize>();
+        if ranges > FEW {
+            // As long as the program runs, as the map may be used.
+            map.extend(Box::leak(Box::new_uninit_slice(WORDS * (ranges + FEW))));
+        }
         for range in self.blueprint().nodes.iter().flat_map(|node| &node.ranges) {
-            if let Some(range) = MemoryRange::from_bounds(range.start, range.end) {
-                map.add_usable(range)?;
-            }
+            map.add_usable(MemoryRange::from_bounds(range.start, range.end))?;
         }
         Ok(map)
     }

@@ -68,14 +68,14 @@ impl<P: Platform> Frames<P> {
         if request.order == Order::FRAME
             && request.plain
             && !request.zeroed
-            && let Some(taken) = self.magazines.with_current(pin, hit)
+            && let Some(taken) = self.magazines.with_near(pin, hit).flatten()
         {
             return Ok(taken);
         }
         if request.order == Order::FRAME
             && request.plain
             && !request.zeroed
-            && let Some(address) = self.take_checked(pin)
+            && let Some(address) = self.take_otherwise(pin)
         {
             return Ok(frame(address >> 12));
         }

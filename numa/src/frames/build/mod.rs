@@ -8,6 +8,7 @@ mod regions;
 
 use topomem_percpu::{CpuId, NodeId, Order, Platform};
 
+use crate::frames::magazine::table::{MagazineTable, Place};
 use crate::frames::magazine::{Checked, Magazine};
 use crate::frames::node::Node;
 use crate::frames::node::zeroed_pool::{Set, ZeroedPool};
@@ -34,8 +35,9 @@ struct StatePlaces {
     state: UninitSlice<AllocatorState>,
     nodes: UninitSlice<&'static Node>,
     magazines: UninitSlice<&'static [Magazine]>,
+    far_places: UninitSlice<Place>,
     cpu_nodes: CpuNodes,
-    directory: UninitSlice<u16>,
+    directory: UninitSlice<u32>,
     /// Frames in a part of the directory, as a power of two.
     shift: u32,
     by_address: UninitSlice<&'static Region>,
@@ -83,11 +85,12 @@ fn place_all<P: Platform, G: BootMemory>(
     let nodes = builder.place::<&'static Node>(node_count, NodeId::ZERO, fixed)?;
     let magazines = builder.place::<&'static [Magazine]>(node_count, NodeId::ZERO, fixed)?;
     let (part_count, shift) = directory::parts(extent.end);
-    let directory = builder.place::<u16>(part_count, NodeId::ZERO, fixed)?;
+    let directory = builder.place::<u32>(part_count, NodeId::ZERO, fixed)?;
     let region_room = drafts.iter().map(Draft::region_room).sum();
     let by_address = builder.place::<&'static Region>(region_room, NodeId::ZERO, fixed)?;
     let cpu_count = builder.memory.cpus().map(|(cpu, _)| cpu.index() + 1).max().unwrap_or(0);
     let mut cpu_nodes = builder.place::<CpuNode>(cpu_count, NodeId::ZERO, fixed)?;
+    let far_places = builder.place::<Place>(MagazineTable::far_places(cpu_count), NodeId::ZERO, fixed)?;
     for draft in drafts.iter_mut() {
         draft.node = builder.place::<Node>(1, draft.id, fixed)?;
         draft.nearest_place = builder.place::<NodeId>(node_count, draft.id, fixed)?;
@@ -128,6 +131,7 @@ fn place_all<P: Platform, G: BootMemory>(
         state,
         nodes,
         magazines,
+        far_places,
         cpu_nodes,
         directory,
         shift,
@@ -201,14 +205,16 @@ fn finish(
 ) -> &'static AllocatorState {
     let StatePlaces { state, cpu_nodes, directory, shift, by_address, part_tables, stretches, .. } = places;
     let regions: &'static [&'static Region] = by_address.fill_from(draft::by_address(drafts));
-    let first_regions: &'static [u16] = directory.fill(|part| directory::first_region(regions, part, shift));
+    let first_regions: &'static [u32] = directory.fill(|part| directory::first_region(regions, part, shift));
     let tables: &'static [PartTable] = part_tables.fill(|part| PartTable::of(stretches, part, shift));
     let nodes: &'static [&'static Node] = places.nodes.fill_from(drafts.iter().flat_map(|draft| draft.built));
     let magazines: &'static [_] = places.magazines.fill_from(drafts.iter().map(|draft| draft.magazines));
+    let far_places: &'static [Place] = places.far_places.fill(|_| Place::new());
     let make = |_| {
         let parts = Parts {
             nodes,
             magazines,
+            far_places,
             cpu_nodes,
             directory: Directory::new(regions, first_regions, stretches, tables, shift),
             checked: checked(config),

@@ -4,9 +4,8 @@ use topomem_percpu::sync::atomic::AtomicU8;
 use topomem_percpu::{MAX_NODES, NodeId, Platform};
 
 use super::boot_memory::BootMemory;
-use super::draft::{Draft, SLACK};
+use super::draft::Draft;
 use super::placing::Builder;
-use crate::frames::node::MAX_REGIONS;
 use crate::frames::region::bitmap::{AtomicBitmap512, masks};
 use crate::frames::region::block::{BlockEntry, BlockState, Ownership};
 use crate::frames::region::marks::Marks;
@@ -91,18 +90,13 @@ pub(super) fn measure<G: BootMemory>(
     config: &FramesConfig,
 ) -> Result<Extent, InitError<G::Error>> {
     let mut measure = Extent { pieces: 0, end: 0 };
-    let mut regions = 0;
+    let mut regions = 0_usize;
     sites(memory, config, |_| measure.pieces += 1);
     plan(memory, config, |site| {
         regions += 1;
         measure.end = site.span.end;
     });
-    match regions {
-        0 => Err(InitError::NoMemory),
-        // Memory placed first may divide pieces.
-        1.. if regions + SLACK > MAX_REGIONS => Err(InitError::TooManyRegions { limit: MAX_REGIONS - SLACK }),
-        _ => Ok(measure),
-    }
+    if regions == 0 { Err(InitError::NoMemory) } else { Ok(measure) }
 }
 
 /// Counts the regions and pieces of each node.

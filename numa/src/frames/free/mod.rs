@@ -77,7 +77,7 @@ impl<P: Platform> Frames<P> {
     #[inline]
     pub unsafe fn free(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Result<(), FreeError> {
         if order == Order::FRAME
-            && self.magazines.with_current(pin, |entry, _| entry.add(frame)) == Insertion::Taken
+            && self.magazines.with_near(pin, |entry, _| entry.add(frame)) == Some(Insertion::Taken)
         {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
 use crate::frames::Frames;
 use crate::frames::magazine::direct::{Elsewhere, Freed};
-use crate::frames::magazine::entry::{Entry, barred, closed};
+use crate::frames::magazine::entry::{Entry, Insertion, barred, closed};
 use crate::frames::magazine::guard::MagazineGuard;
 use crate::frames::magazine::{Checked, Magazine};
 use crate::frames::region::Region;
@@ -19,7 +19,32 @@ impl<P: Platform> Frames<P> {
     // another.
     #[inline(never)]
     pub(in crate::frames) fn free_frame(&self, pin: &CpuPin, frame: PhysFrame) -> Result<(), FreeError> {
-        let magazine = self.magazines.slot(pin.cpu());
+        match self.magazines.near(pin.cpu()) {
+            Some(magazine) => self.free_frame_elsewhere(pin, frame, magazine),
+            None => self.free_frame_far(pin, frame),
+        }
+    }
+
+    /// Frees one frame on a far CPU: into the current word, or elsewhere.
+    #[inline(never)]
+    fn free_frame_far(&self, pin: &CpuPin, frame: PhysFrame) -> Result<(), FreeError> {
+        if self.magazines.with_far(pin, |entry, _| entry.add(frame)) == Some(Insertion::Taken) {
+            return Ok(());
+        }
+        match self.magazines.far(pin.cpu()) {
+            Some(magazine) => self.free_frame_elsewhere(pin, frame, magazine),
+            None => self.free_frame_slow_path(pin, frame),
+        }
+    }
+
+    /// Frees one frame that is not of the current word of `magazine`, the CPU's.
+    #[inline(always)]
+    fn free_frame_elsewhere(
+        &self,
+        pin: &CpuPin,
+        frame: PhysFrame,
+        magazine: &'static Magazine,
+    ) -> Result<(), FreeError> {
         let resting = magazine.resting();
         if ptr::eq(resting, barred()) {
             return self.free_frame_checked(pin, frame, magazine);

@@ -9,7 +9,7 @@ use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use topomem_percpu::{Order, PhysAddr, PhysFrame};
 
 use super::count::Count;
-use crate::frames::region::bitmap::{aligned_runs, ones};
+use crate::frames::region::bitmap::{aligned_runs, bits_of_run, ones};
 use crate::frames::region::block::BlockEntry;
 use crate::frames::region::marks::{WordMarks, record_run_alloc, verify_run_free};
 use crate::frames::region::word::{Home, Word};
@@ -195,7 +195,7 @@ impl Entry {
         let bit = aligned_runs(mask, order.get().into()).checked_ilog2()?;
         taken.add(1);
         // Release: as in `take`.
-        self.mask.store(mask & !(ones(order.frames() as u32) << bit), Ordering::Release);
+        self.mask.store(mask & !(bits_of_run(order) << bit), Ordering::Release);
         Some(self.address_of(bit))
     }
 

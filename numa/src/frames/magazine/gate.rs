@@ -44,6 +44,13 @@ impl Magazine {
         result
     }
 
+    /// Passes the magazine to `act`. Returns `None` if the magazine is in use, or may not be used quickly. The caller is
+    /// pinned to the magazine's CPU.
+    #[inline(always)]
+    pub(in crate::frames) fn with_open<R>(&self, act: impl FnOnce(&Magazine) -> R) -> Option<R> {
+        self.with_current(|entry, magazine| is_open(entry).then(|| act(magazine)))
+    }
+
     /// Passes the last used near entry to `act`, in paranoid mode. Returns `None` in another mode,
     /// or if the magazine is in use, or to be drained. The caller is pinned to the magazine's CPU.
     #[inline(always)]

@@ -76,7 +76,8 @@ pub(super) fn words_of(order: Order) -> usize {
 /// Returns a mask of as many low bits as a run of `order` (6 to 8) has words.
 #[inline]
 pub(in crate::frames) fn mask_of(order: Order) -> u64 {
-    (1 << words_of(order)) - 1
+    const MASKS: [u64; 4] = [0b1, 0b11, 0b1111, 0b1111_1111];
+    MASKS[level(order) as usize]
 }
 
 macro_rules! vacant {

@@ -12,8 +12,6 @@ use zeroed_pool::ZeroedPool;
 
 /// The maximum difference between a CPU's count of a zone and the shared count.
 pub(crate) const UNREPORTED: i64 = 256;
-/// The maximum number of regions: region numbers have 16 bits, and each region costs about a KiB.
-pub(crate) const MAX_REGIONS: usize = 1 << 13;
 
 /// The regions of one zone of a node, by address.
 #[derive(Debug, Clone, Copy, Default)]

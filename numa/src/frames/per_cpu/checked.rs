@@ -1,4 +1,5 @@
-//! The usual paths of paranoid mode: a magazine hit, plus the mark of the frame or run.
+//! The usual paths of paranoid mode: a magazine hit, plus the mark of the frame or run. And the hits of far CPUs, whose
+//! magazines are not in the table itself.
 
 use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
@@ -8,10 +9,14 @@ use crate::frames::types::Zeroing;
 
 // Cold, so that in the usual mode a hit's registers are not reserved for these calls.
 impl<P: Platform> Frames<P> {
-    /// Takes a frame of the CPU's current word, in paranoid mode. Returns its physical address.
+    /// Takes a frame of the CPU's current word, of a far CPU or in paranoid mode. Returns its physical address.
     #[cold]
     #[inline(never)]
-    pub(in crate::frames) fn take_checked(&self, pin: &CpuPin) -> Option<u64> {
+    pub(in crate::frames) fn take_otherwise(&self, pin: &CpuPin) -> Option<u64> {
+        let far = self.magazines.with_far(pin, |entry, magazine| magazine.take_from(entry));
+        if let Some(Some(taken)) = far {
+            return Some(taken.start_address().as_u64());
+        }
         self.magazines.with_checked(pin, |last, magazine| magazine.take_marked_from(last)).flatten()
     }
 

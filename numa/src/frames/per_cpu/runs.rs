@@ -7,6 +7,7 @@
 use topomem_percpu::{CpuPin, Order, PhysAddr, PhysFrame, Platform};
 
 use crate::frames::Frames;
+use crate::frames::magazine::Magazine;
 use crate::frames::magazine::entry::Insertion;
 use crate::frames::magazine::held_words::is_of_words;
 use crate::frames::region::marks::AllocKind;
@@ -34,17 +35,39 @@ impl<P: Platform> Frames<P> {
         Some(frame(number))
     }
 
-    // Not inlined, since not all callers have a constant order.
+    // Not inlined, since not all callers have a constant order. Far CPUs' uses are apart, so that near CPUs' save no
+    // registers for the way to a far magazine.
 
     #[inline(never)]
     fn take_short(&self, pin: &CpuPin, order: Order) -> Option<u64> {
-        let taken = self.magazines.with_open(pin, |magazine| magazine.take_run(order)).flatten();
+        match self.magazines.near(pin.cpu()) {
+            Some(magazine) => self.take_short_of(pin, magazine, order),
+            None => self.take_short_far(pin, order),
+        }
+    }
+
+    #[inline(never)]
+    fn take_short_far(&self, pin: &CpuPin, order: Order) -> Option<u64> {
+        self.take_short_of(pin, self.magazines.far(pin.cpu())?, order)
+    }
+
+    #[inline(always)]
+    fn take_short_of(&self, pin: &CpuPin, magazine: &Magazine, order: Order) -> Option<u64> {
+        let taken = magazine.with_open(|magazine| magazine.take_run(order)).flatten();
         taken.or_else(|| self.take_checked_run(pin, order))
     }
 
     #[inline(never)]
     fn take_words(&self, pin: &CpuPin, order: Order) -> Option<u64> {
-        self.magazines.with_open(pin, |magazine| magazine.take_words(order)).flatten()
+        match self.magazines.near(pin.cpu()) {
+            Some(magazine) => magazine.with_open(|magazine| magazine.take_words(order)).flatten(),
+            None => self.take_words_far(pin, order),
+        }
+    }
+
+    #[inline(never)]
+    fn take_words_far(&self, pin: &CpuPin, order: Order) -> Option<u64> {
+        self.magazines.far(pin.cpu())?.with_open(|magazine| magazine.take_words(order)).flatten()
     }
 
     /// Frees a run of orders 1 to 8 into the CPU's magazine, if it has a place for it.
@@ -63,8 +86,28 @@ impl<P: Platform> Frames<P> {
         if frame.start_address().as_u64() & (order.bytes() - 1) != 0 {
             return Insertion::Elsewhere;
         }
+        match self.magazines.near(pin.cpu()) {
+            Some(magazine) => self.insert_short_of(pin, magazine, frame, order),
+            None => self.insert_short_far(pin, frame, order),
+        }
+    }
+
+    #[inline(never)]
+    fn insert_short_far(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Insertion {
+        let Some(magazine) = self.magazines.far(pin.cpu()) else { return Insertion::Elsewhere };
+        self.insert_short_of(pin, magazine, frame, order)
+    }
+
+    #[inline(always)]
+    fn insert_short_of(
+        &self,
+        pin: &CpuPin,
+        magazine: &Magazine,
+        frame: PhysFrame,
+        order: Order,
+    ) -> Insertion {
         let count = order.frames() as u32;
-        match self.magazines.with_open(pin, |magazine| magazine.insert_run(frame, count)) {
+        match magazine.with_open(|magazine| magazine.insert_run(frame, count)) {
             Some(inserted) => inserted,
             None if self.insert_checked_run(pin, frame, order) => Insertion::Taken,
             None => Insertion::Elsewhere,
@@ -75,13 +118,27 @@ impl<P: Platform> Frames<P> {
     /// words.
     #[inline]
     pub(in crate::frames) fn insert_frames(&self, pin: &CpuPin, first: PhysFrame, count: u32) -> bool {
-        self.magazines.with_open(pin, |magazine| magazine.insert_frames(first, count))
-            == Some(Insertion::Taken)
+        let cpu = pin.cpu();
+        let magazine = self.magazines.near(cpu).or_else(|| self.magazines.far(cpu));
+        let inserted =
+            magazine.and_then(|magazine| magazine.with_open(|magazine| magazine.insert_frames(first, count)));
+        inserted == Some(Insertion::Taken)
     }
 
     #[inline(never)]
     fn insert_words(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Insertion {
-        let inserted = self.magazines.with_open(pin, |magazine| magazine.insert_words(frame, order));
+        let Some(magazine) = self.magazines.near(pin.cpu()) else {
+            return self.insert_words_far(pin, frame, order);
+        };
+        let inserted = magazine.with_open(|magazine| magazine.insert_words(frame, order));
+        inserted.unwrap_or(Insertion::Elsewhere)
+    }
+
+    #[inline(never)]
+    fn insert_words_far(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Insertion {
+        let magazine = self.magazines.far(pin.cpu());
+        let inserted =
+            magazine.and_then(|magazine| magazine.with_open(|magazine| magazine.insert_words(frame, order)));
         inserted.unwrap_or(Insertion::Elsewhere)
     }
 }

@@ -4,6 +4,7 @@
 //! Splitting and merging is implicit: buddies are adjacent bits. The layout follows the bit
 //! fields of LLFree (Wrenger et al., USENIX ATC 2023); claims of several words are new.
 
+use topomem_percpu::Order;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 /// Words in a line.
@@ -291,6 +292,13 @@ pub(crate) const fn ones(count: u32) -> u64 {
     if count >= 64 { u64::MAX } else { (1 << count) - 1 }
 }
 
+/// Returns the bits of an aligned run at the beginning of a word, of order 7 at most; all bits for orders 6 and 7.
+#[inline(always)]
+pub(in crate::frames) fn bits_of_run(order: Order) -> u64 {
+    const BITS_OF_RUN: [u64; 8] = [1, 0b11, 0xf, 0xff, 0xffff, 0xffff_ffff, u64::MAX, u64::MAX];
+    BITS_OF_RUN[order.get() as usize % BITS_OF_RUN.len()]
+}
+
 /// Returns the words of the run, each with the run's bits.
 pub(crate) fn masks(start: usize, count: usize) -> impl Iterator<Item = (usize, u64)> {
     let end = (start + count).min(BITS);
@@ -304,8 +312,8 @@ pub(crate) fn masks(start: usize, count: usize) -> impl Iterator<Item = (usize, 
 /// Returns the start bits of the aligned free runs of `2^order` bits.
 #[inline]
 pub(in crate::frames) fn aligned_runs(word: u64, order: u32) -> u64 {
-    /// Bits at multiples of `2^order`.
-    const ALIGNED: [u64; 7] = [
+    /// Bits at multiples of `2^order`. Eight, so that the index needs no comparison.
+    const ALIGNED: [u64; 8] = [
         u64::MAX,
         0x5555_5555_5555_5555,
         0x1111_1111_1111_1111,
@@ -313,13 +321,14 @@ pub(in crate::frames) fn aligned_runs(word: u64, order: u32) -> u64 {
         0x0001_0001_0001_0001,
         0x0000_0001_0000_0001,
         1,
+        1,
     ];
     let (mut runs, mut shift) = (word, 1);
     for _ in 0..order.min(6) {
         runs &= runs >> shift;
         shift *= 2;
     }
-    runs & ALIGNED[order.min(6) as usize]
+    runs & ALIGNED[order as usize % ALIGNED.len()]
 }
 
 /// Returns the best bit to take `2^order` aligned bits of `word`: in the smallest free buddy run

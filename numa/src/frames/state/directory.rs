@@ -15,7 +15,7 @@ const LEAST_SHIFT: u32 = 12;
 #[derive(Debug)]
 pub(crate) struct Directory {
     pub(crate) regions: &'static [&'static Region],
-    parts: &'static [u16],
+    parts: &'static [u32],
     /// The per-frame table, sorted and disjoint; empty without one.
     pub(in crate::frames) stretches: &'static [Stretch],
     /// By part; empty without a per-frame table.
@@ -68,15 +68,15 @@ pub(in crate::frames) fn parts(end: u64) -> (usize, u32) {
 }
 
 /// Returns the number of the first region for a search in the part numbered `part`.
-pub(in crate::frames) fn first_region(regions: &[&'static Region], part: usize, shift: u32) -> u16 {
+pub(in crate::frames) fn first_region(regions: &[&'static Region], part: usize, shift: u32) -> u32 {
     let start = (part as u64) << shift;
-    regions.partition_point(|region| region.span.end <= start) as u16
+    regions.partition_point(|region| region.span.end <= start) as u32
 }
 
 impl Directory {
     pub(in crate::frames) fn new(
         regions: &'static [&'static Region],
-        parts: &'static [u16],
+        parts: &'static [u32],
         stretches: &'static [Stretch],
         tables: &'static [PartTable],
         shift: u32,
@@ -157,9 +157,9 @@ impl Directory {
     #[inline]
     pub(crate) fn region_of(&self, frame: u64) -> Option<&'static Region> {
         let part = (frame >> self.shift) as usize;
-        let first = usize::from(*self.parts.get(part)?);
+        let first = *self.parts.get(part)? as usize;
         // The next part's first region may begin in this part.
-        let end = self.parts.get(part + 1).map_or(self.regions.len(), |&next| usize::from(next) + 1);
+        let end = self.parts.get(part + 1).map_or(self.regions.len(), |&next| next as usize + 1);
         let here = self.regions.get(first..end.min(self.regions.len()))?;
         let region = here.get(here.partition_point(|region| region.span.end <= frame))?;
         (region.span.start <= frame).then_some(region)

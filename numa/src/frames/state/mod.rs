@@ -9,6 +9,7 @@ pub(super) mod waiters;
 
 use topomem_percpu::{CpuId, NodeId};
 
+use crate::frames::magazine::table::Place;
 use crate::frames::magazine::{Checked, Magazine};
 use crate::frames::node::turns::Turns;
 use crate::frames::node::{Node, NodeZone};
@@ -27,6 +28,8 @@ pub(crate) struct AllocatorState {
     pub(super) directory: Directory,
     /// By node.
     pub(super) magazines: &'static [&'static [Magazine]],
+    /// The far CPUs' places in the table of magazines.
+    pub(super) far_places: &'static [Place],
     pub(super) cpu_nodes: CpuNodes,
     /// The turns of interleaving of offline CPUs. Online CPUs have turns in their magazines.
     turns: Turns,
@@ -88,6 +91,8 @@ pub(in crate::frames) struct Parts {
     pub(in crate::frames) nodes: &'static [&'static Node],
     /// By node.
     pub(in crate::frames) magazines: &'static [&'static [Magazine]],
+    /// The far CPUs' places in the table of magazines.
+    pub(in crate::frames) far_places: &'static [Place],
     /// The nodes of each CPU of the topology.
     pub(in crate::frames) cpu_nodes: CpuNodes,
     pub(in crate::frames) directory: Directory,
@@ -105,11 +110,12 @@ impl AllocatorState {
 
     /// Puts the parts together.
     pub(in crate::frames) fn new(parts: Parts) -> AllocatorState {
-        let Parts { nodes, magazines, cpu_nodes, directory, checked, zeroing, metadata } = parts;
+        let Parts { nodes, magazines, far_places, cpu_nodes, directory, checked, zeroing, metadata } = parts;
         AllocatorState {
             nodes,
             directory,
             magazines,
+            far_places,
             cpu_nodes,
             turns: Turns::new(),
             pressure: PressureNotes::new(),

@@ -208,7 +208,7 @@ pub enum InitError<E> {
     AlreadyDone,
     /// There is no usable memory.
     NoMemory,
-    /// There are more separate stretches of memory than regions.
+    /// Placing bookkeeping divides a node's memory into more separate stretches than planned.
     TooManyRegions {
         /// The maximum.
         limit: usize,

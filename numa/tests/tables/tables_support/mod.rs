@@ -35,11 +35,21 @@ impl Tables {
         [&mut self.madt, &mut self.srat, &mut self.slit, &mut self.hmat, &mut self.cedt].into_iter().flatten()
     }
 
+    /// The topology as far as it has room for without memory, and what discovery said about it.
+    pub(crate) fn discover_in_place(&self, boot: u32) -> (Box<Topology>, Vec<Diagnostic>) {
+        let mut topology = Box::new(Topology::new());
+        let mut said = Vec::new();
+        topology.discover(&self.firmware(), ApicId(boot), &mut |diagnostic| said.push(diagnostic));
+        (topology, said)
+    }
+
     /// The topology, and what discovery said about it.
     pub(crate) fn discover(&self, boot: u32) -> (Box<Topology>, Vec<Diagnostic>) {
         let mut topology = Box::new(Topology::new());
         let mut said = Vec::new();
-        topology.discover(&self.firmware(), ApicId(boot), &mut |diagnostic| said.push(diagnostic));
+        let memory = |words| Some(Box::leak(Box::new_uninit_slice(words)));
+        let diagnostics = &mut |diagnostic| said.push(diagnostic);
+        topology.discover_with(memory, &self.firmware(), ApicId(boot), diagnostics);
         (topology, said)
     }
 }

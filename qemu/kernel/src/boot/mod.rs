@@ -138,8 +138,8 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<PreparedBoot, BootError> {
     let tables_taken = early_frames.handed_out().map(|range| Placed { range, name: "page tables" });
     let placed = start_info.placed().chain(image()).chain(tables_taken);
     let limit = paging::memory_limit();
-    let bytes =
-        memory_map::fill(memory_map, start_info.memory_map(), limit, placed).map_err(BootError::MapFull)?;
+    let bytes = memory_map::fill(memory_map, &Kernel, start_info.memory_map(), limit, placed)
+        .map_err(BootError::MapFull)?;
     if bytes != 0 {
         left_out(
             format_args!("{} MiB of memory", bytes >> 20),

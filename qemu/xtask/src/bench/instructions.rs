@@ -19,8 +19,9 @@ const COUNTED_RANGES: &str = "topomem_benches::ranges::counted*";
 const COUNTED_HEAP: &str = "topomem_benches::heap::counted::*";
 
 /// What is counted of frames: the name of the case, and the order of the runs.
-pub(super) const CASES: [(&str, &str); 5] = [
+pub(super) const CASES: [(&str, &str); 6] = [
     ("instructions_pair", "0"),
+    ("instructions_pair_far_cpu", "0-far-cpu"),
     ("instructions_order1", "1"),
     ("instructions_order3", "3"),
     ("instructions_order6", "6"),
