@@ -249,10 +249,10 @@ fn ten_thousand_regions_work() {
     assert!(first >= REGIONS, "{first}");
     assert_eq!(frames.validate().unwrap().free, first);
     let pages: Vec<_> = (0..REGIONS).rev().map(|index| frame(far(index) / 4096)).collect();
-    // Each page is free in the region that its address leads to, but for the few that bookkeeping has.
+    // Each page is free in the region that its address leads to, but for those that bookkeeping has.
     let (taken, kept): (Vec<_>, Vec<_>) =
         pages.into_iter().partition(|&page| frames.alloc_at(&pin(0), page, 1) == Ok(()));
-    assert!(kept.len() < 100, "{}", kept.len());
+    assert!(kept.len() < 1000, "{}", kept.len());
     assert_eq!(frames.validate().unwrap().free, first - taken.len() as u64);
     for page in taken {
         // SAFETY: nobody uses it.

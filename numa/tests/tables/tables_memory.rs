@@ -155,7 +155,7 @@ fn a_boundary_inside_a_frame() {
 #[test]
 fn thousands_of_entries() {
     let mut map = MemoryMap::new();
-    map.extend(vec![std::mem::MaybeUninit::uninit(); 6 * 5000].leak());
+    map.extend(vec![std::mem::MaybeUninit::uninit(); 6 * 6000].leak());
     let start = |index: u64| 0x10_0000 + index * 0x1_0000;
     for index in 0..4096 {
         map.add_usable(MemoryRange::from_bounds(start(index), start(index) + 0x8000).unwrap()).unwrap();

@@ -13,8 +13,8 @@ use tables_support::model::{Cpu, Machine, Matrix, Memory};
 use tables_support::{Tables, check_shape, node, seal};
 use topomem_numa::tables::{Table, TableError};
 use topomem_numa::{
-    ApicId, BootAllocator, Diagnostic, Distance, MAX_CPUS, MegabytesPerSecond, MemoryKind, MemoryMap,
-    MemoryRange, Picoseconds,
+    ApicId, BootAllocator, Diagnostic, Distance, MegabytesPerSecond, MemoryKind, MemoryMap, MemoryRange,
+    Picoseconds,
 };
 use topomem_percpu::PhysAddr;
 

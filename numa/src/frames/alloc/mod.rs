@@ -12,6 +12,7 @@ pub(super) mod owned;
 pub(super) mod placed;
 pub(super) mod resize;
 mod search;
+mod split;
 pub(super) mod wait;
 mod zeroed;
 

@@ -12,8 +12,42 @@ use crate::frames::region::{BLOCK, BlockIndex, Region};
 use crate::frames::state::AllocatorState;
 use crate::frames::types::{FreeError, number};
 
+/// A run, cut where blocks end that it has in part.
+struct Parts {
+    /// Up to two parts of blocks.
+    small: [(u64, u64); 2],
+    /// The first frame of the whole blocks.
+    blocks_start: u64,
+    /// The number of whole blocks.
+    blocks: u64,
+}
+
+impl Parts {
+    fn of(first: u64, count: u64) -> Parts {
+        if count < BLOCK {
+            let mut small = by_block(first, count);
+            let small = [small.next().unwrap_or((first, 0)), small.next().unwrap_or((first, 0))];
+            return Parts { small, blocks_start: first, blocks: 0 };
+        }
+        let blocks_start = first.next_multiple_of(BLOCK);
+        let blocks = (first + count - blocks_start) / BLOCK;
+        let end = blocks_start + blocks * BLOCK;
+        Parts { small: [(first, blocks_start - first), (end, first + count - end)], blocks_start, blocks }
+    }
+
+    /// Returns the parts of blocks, each with its first frame and its number of frames.
+    fn small(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        self.small.into_iter().filter(|&(_, count)| count > 0)
+    }
+
+    fn is_of_one_block(&self) -> bool {
+        self.blocks == 0 && self.small().count() == 1
+    }
+}
+
 impl<P: Platform> Frames<P> {
-    /// Frees `count` contiguous frames from [`Frames::alloc_run`].
+    /// Frees `count` contiguous frames from [`Frames::alloc_run`], all of a run. [`Frames::split_run`] makes a part of one a
+    /// run of its own.
     ///
     /// Frames of words in the CPU's magazine go there, without an atomic read-modify-write.
     ///
@@ -52,34 +86,26 @@ impl<P: Platform> Frames<P> {
         let outside = FreeError::OutOfRange(first);
         let state = self.state().ok_or(outside)?;
         let region = state.region_of(number).ok_or(outside)?;
-        let end = number.checked_add(count).filter(|&end| end <= region.span.end).ok_or(outside)?;
+        number.checked_add(count).filter(|&end| end <= region.span.end).ok_or(outside)?;
         let refuse = |why: FreeRejection| why.error(Order::FRAME);
         if count == 0 {
             return Err(FreeError::NotAllocated(first));
         }
-        let long = count >= BLOCK;
-        if long && !number.is_multiple_of(BLOCK) {
-            return Err(FreeError::Misaligned { frame: first, order: Order::HUGE });
+        let parts = Parts::of(number, count);
+        // An error in any part is found before anything changes.
+        if !parts.is_of_one_block() {
+            parts.small().try_for_each(|(first, count)| region.check_run(first, count)).map_err(refuse)?;
         }
-        if !long && number / BLOCK != (end - 1) / BLOCK {
-            // In two blocks: an error in either is found before anything changes.
-            region.check_run(number, count).map_err(refuse)?;
-        }
-        let blocks = if long { count / BLOCK } else { 0 };
-        let rest = (number + blocks * BLOCK, count - blocks * BLOCK);
-        let head = region.block_of(number);
-        for offset in 0..blocks {
+        let head = region.block_of(parts.blocks_start);
+        for offset in 0..parts.blocks {
             region.check_whole(BlockIndex(head.0 + offset as usize)).map_err(refuse)?;
         }
-        if rest.1 > 0 {
-            self.check_not_cached(pin, rest.0, rest.1)?;
-            by_block(rest.0, rest.1)
-                .try_for_each(|(first, count)| state.check_not_pooled(region, first, count))
-                .map_err(refuse)?;
+        for (first, count) in parts.small() {
+            self.check_not_cached(pin, first, count)?;
+            state.check_not_pooled(region, first, count).map_err(refuse)?;
         }
         region.verify_free(number, AllocKind::Run(count)).map_err(refuse)?;
-        by_block(rest.0, rest.1)
-            .for_each(|(first, count)| self.clear_freed_part(state, region, first, count));
+        parts.small().for_each(|(first, count)| self.clear_freed_part(state, region, first, count));
         let guard = self.enter_magazine(state, pin);
         if let Some(guard) = &guard
             && number % 64 + count <= 64
@@ -90,15 +116,14 @@ impl<P: Platform> Frames<P> {
             }
         }
         let transit = returning(guard.as_ref(), region);
-        if let Err(why) =
-            by_block(rest.0, rest.1).try_for_each(|(first, count)| region.free_short_run(first, count))
-        {
+        if let Err(why) = parts.small().try_for_each(|(first, count)| region.free_short_run(first, count)) {
             state.record_alloc(number, AllocKind::Run(count));
             return Err(refuse(why));
         }
-        for offset in 0..blocks {
-            self.clear_freed(state, region, number + offset * BLOCK, Order::HUGE);
-            region.free(number + offset * BLOCK, Order::HUGE).map_err(refuse)?;
+        for offset in 0..parts.blocks {
+            let block = parts.blocks_start + offset * BLOCK;
+            self.clear_freed(state, region, block, Order::HUGE);
+            region.free(block, Order::HUGE).map_err(refuse)?;
         }
         self.account_returned(state, guard.as_ref(), region, count);
         drop(transit);

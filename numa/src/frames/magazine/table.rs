@@ -218,12 +218,9 @@ mod tests {
     static OF_NEAR: Magazine = Magazine::new(CpuId::BOOT, NodeId::ZERO, 0);
     static PLACES: [Place; 4] = [const { Place::new() }; 4];
 
-    fn far(index: usize) -> CpuId {
-        CpuId::new(NEAR_CPUS + index).unwrap()
-    }
-
     #[test]
     fn every_cpu_has_a_place_of_its_own() {
+        let far = |index| CpuId::new(NEAR_CPUS + index).unwrap();
         let of_far: &'static Magazine =
             std::boxed::Box::leak(std::boxed::Box::new(Magazine::new(far(3), NodeId::ZERO, 0)));
         let table = MagazineTable::new();

@@ -134,6 +134,11 @@ impl BlockEntry {
         self.exchange(HEAD | u16::from(Order::HUGE.get()) << ORDER_SHIFT, CACHED)
     }
 
+    /// Changes a head of order 9 to a shared bitmap. Returns true for one caller only.
+    pub(crate) fn open_head(&self) -> bool {
+        self.exchange(HEAD | u16::from(Order::HUGE.get()) << ORDER_SHIFT, BITMAP)
+    }
+
     /// Exchanges the state. AcqRel pairs with the AcqRel of the other exchanges and the Release in
     /// `set`: the stores of the last context in control are seen here, and the stores of this context by
     /// the next.

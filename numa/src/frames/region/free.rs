@@ -229,6 +229,19 @@ impl Region {
         }
     }
 
+    /// Gives a block that is all of one allocated run a bitmap, with all frames taken. Does nothing to a block with a
+    /// bitmap. The caller owns frames of the block.
+    pub(in crate::frames) fn open_allocated(&self, block: BlockIndex) -> Result<(), FreeRejection> {
+        let entry = self.entry(block);
+        if entry.load().has_bitmap() {
+            return Ok(());
+        }
+        self.check_whole(block)?;
+        // No bits represent frames in this state. A wrong free may have left some.
+        self.line(block).fill([0; WORDS]);
+        if entry.open_head() { Ok(()) } else { Err(FreeRejection::DoubleFree(self.first_frame(block))) }
+    }
+
     /// Frees an aligned run of whole blocks.
     fn free_blocks(&self, frame: u64, order: Order) -> Result<(), FreeRejection> {
         let first = self.block_of(frame);

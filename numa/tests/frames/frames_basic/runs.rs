@@ -138,3 +138,59 @@ fn contiguous_runs_of_any_length_and_alignment() {
     assert!(frames.alloc_run(&pin(0), &FrameRequest::frame(), 0, 1).is_err());
     assert!(frames.alloc_run(&pin(0), &FrameRequest::frame(), 1, 3).is_err());
 }
+
+/// Any part of a run of any length is freed, and then the others: by way of blocks that the run has whole, too.
+#[test]
+fn parts_of_runs_are_freed() {
+    let paranoid = FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..plain() };
+    let cuts: &[(u64, u64, u64)] = &[
+        (3, 1, 2),
+        (511, 100, 110),
+        (400, 1, 399),
+        (512, 1, 2),
+        (512, 64, 512),
+        (1300, 700, 800),
+        (1300, 512, 1024),
+        (1300, 300, 1100),
+        (2048, 1, 2047),
+        (2048, 1000, 1500),
+    ];
+    for config in [plain(), paranoid] {
+        for &(count, from, to) in if cfg!(miri) { &cuts[..2] } else { cuts } {
+            for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]] {
+                let frames = Machine::simple(if cfg!(miri) { 4 } else { 32 }, 1).frames(&config);
+                online(frames, 1);
+                let total = frames.validate().unwrap().free;
+                let first = frames.alloc_run(&pin(0), &FrameRequest::frame().emergency(), count, 1).unwrap();
+                let [below, part] = [0, from].map(|offset| first + offset);
+                // SAFETY: nobody uses the arena.
+                unsafe {
+                    assert!(frames.split_run(first, count, 0).is_err());
+                    assert!(frames.split_run(first, count, count).is_err());
+                    frames.split_run(first, count, from).unwrap();
+                    if to < count {
+                        frames.split_run(part, count - from, to - from).unwrap();
+                    }
+                }
+                assert_eq!(frames.validate().unwrap().allocated, count, "{count} {from} {to}");
+                let parts = [(below, from), (part, to - from), (first + to, count - to)];
+                let mut left = count;
+                for (first, count) in order.map(|index| parts[index]).into_iter().filter(|part| part.1 > 0) {
+                    // SAFETY: nobody uses the arena.
+                    let free = || unsafe { frames.free_run(&pin(0), first, count) };
+                    free().unwrap();
+                    assert!(free().is_err(), "{first:?} {count}");
+                    left -= count;
+                    assert_eq!(frames.validate().unwrap().allocated, left, "{first:?} {count}");
+                }
+                frames.drain(&pin(0));
+                let totals = frames.validate().unwrap();
+                assert_eq!((totals.free + totals.in_magazines, totals.allocated), (total, 0));
+                // Opened blocks become whole again.
+                let huge = FrameRequest::order(Order::HUGE).emergency();
+                let blocks = core::iter::from_fn(|| frames.alloc(&pin(0), &huge).ok()).count() as u64;
+                assert_eq!(blocks, total / 512, "{count} {from} {to}");
+            }
+        }
+    }
+}
