@@ -3,9 +3,9 @@
 use topomem_percpu::{CpuId, NodeId, PhysFrame, Platform};
 
 use super::Frames;
-use super::state::Metadata;
 use super::state::frame_table::FrameInfo;
-use crate::frames::types::{Zone, frame, number};
+use super::state::{AllocatorState, Metadata};
+use crate::frames::types::{FrameNumber, Zone};
 
 impl<P: Platform> Frames<P> {
     /// Returns the node of a frame, or `None` if no node has it.
@@ -25,7 +25,7 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn node_of(&self, frame: PhysFrame) -> Option<NodeId> {
-        Some(self.state()?.region_of(number(frame))?.node)
+        Some(self.state()?.region_of(FrameNumber::of(frame))?.node)
     }
 
     /// Returns the serving node of `cpu`: its own, or the nearest node with memory if its own node
@@ -82,7 +82,7 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn zone_of(&self, frame: PhysFrame) -> Option<Zone> {
-        Some(self.state()?.region_of(number(frame))?.zone)
+        Some(self.state()?.region_of(FrameNumber::of(frame))?.zone)
     }
 
     /// Returns the frame's entry in the per-frame table; `None` without a table, or outside all
@@ -102,7 +102,7 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn info(&self, frame: PhysFrame) -> Option<&FrameInfo> {
-        self.state()?.directory.find_info(number(frame))
+        self.state()?.directory.find_info(FrameNumber::of(frame))
     }
 
     /// Returns the entry as [`Frames::info`] does, without checking that it exists: mostly two
@@ -117,7 +117,7 @@ impl<P: Platform> Frames<P> {
         // SAFETY: there is no entry before `init`.
         let state = unsafe { self.state().unwrap_unchecked() };
         // SAFETY: the caller's promise.
-        unsafe { state.directory.info(number(frame)) }
+        unsafe { state.directory.info(FrameNumber::of(frame)) }
     }
 
     /// Returns the number of the frame's entry in the per-frame table: from 1 on, and no more than
@@ -135,7 +135,7 @@ impl<P: Platform> Frames<P> {
         // SAFETY: there is no entry before `init`.
         let state = unsafe { self.state().unwrap_unchecked() };
         // SAFETY: the caller's promise.
-        unsafe { state.directory.entry_number(number(frame)) }
+        unsafe { state.directory.entry_number(FrameNumber::of(frame)) }
     }
 
     /// Returns the frame whose entry in the per-frame table has the number `number`; for a number
@@ -145,7 +145,8 @@ impl<P: Platform> Frames<P> {
     /// memory.
     #[inline]
     pub fn frame_of_info(&self, number: u64) -> PhysFrame {
-        frame(self.state().map_or(number, |state| state.directory.frame_of_entry(number)))
+        let frame = |state: &AllocatorState| state.directory.frame_of_entry(number);
+        self.state().map_or(FrameNumber::new(number), frame).frame()
     }
 
     /// Returns the number of the last entry in the per-frame table; 0 without a table.

@@ -3,10 +3,9 @@
 use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use crate::frames::Frames;
-use crate::frames::region::BLOCK;
 use crate::frames::region::marks::AllocKind;
-use crate::frames::region::shape::Shape;
-use crate::frames::types::{AllocError, Caller, FrameRequest, InvalidRequest, Zeroing, frame, number};
+use crate::frames::region::shape::{RunSize, Shape};
+use crate::frames::types::{AllocError, BLOCK, Caller, FrameNumber, FrameRequest, InvalidRequest, Zeroing};
 
 impl<P: Platform> Frames<P> {
     /// Fills `frames` with runs of the request's order: all or none.
@@ -92,15 +91,12 @@ impl<P: Platform> Frames<P> {
         if !align.is_power_of_two() || align > Order::GIANT.frames() {
             return Err(AllocError::InvalidRequest(InvalidRequest::Alignment(align)));
         }
-        let shape = if count >= BLOCK || align > BLOCK {
-            Shape::Long { count, align }
-        } else {
-            Shape::Short { count, align }
-        };
+        let run = RunSize { frames: count, align };
+        let shape = if count >= BLOCK || align > BLOCK { Shape::Long(run) } else { Shape::Short(run) };
         let request = FrameRequest { order, plain: false, ..*request };
         let number = self.alloc_from_nodes(state, pin, &request, shape)?;
         state.record_alloc(number, AllocKind::Run(count));
-        let first = frame(number);
+        let first = number.frame();
         if request.zeroed && state.zeroing == Zeroing::OnRequest {
             self.zero(first, count * 4096);
         }
@@ -114,7 +110,7 @@ impl<P: Platform> Frames<P> {
     /// paranoid mode, and nothing otherwise.
     pub fn divide_run(&self, first: PhysFrame, count: u64) {
         let Some(state) = self.state() else { return };
-        let number = number(first);
+        let number = FrameNumber::of(first);
         debug_assert!(number.is_multiple_of(BLOCK) && count.is_multiple_of(BLOCK), "{first:?}, {count}");
         let Some(region) = state.region_of(number) else { return };
         let undone = region.verify_free(number, AllocKind::Run(count));

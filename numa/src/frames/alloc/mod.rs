@@ -24,7 +24,7 @@ use crate::frames::magazine::entry::Entry;
 use crate::frames::magazine::held_words::is_of_words;
 use crate::frames::region::marks::AllocKind;
 use crate::frames::region::shape::Shape;
-use crate::frames::types::{AllocError, Caller, FrameRequest, frame};
+use crate::frames::types::{AllocError, Caller, FrameRequest};
 
 impl<P: Platform> Frames<P> {
     /// Allocates one naturally aligned run of frames. Returns its first frame.
@@ -76,9 +76,9 @@ impl<P: Platform> Frames<P> {
         if request.order == Order::FRAME
             && request.plain
             && !request.zeroed
-            && let Some(address) = self.take_otherwise(pin)
+            && let Some(taken) = self.take_otherwise(pin)
         {
-            return Ok(frame(address >> 12));
+            return Ok(taken);
         }
         if request.order > Order::FRAME
             && request.order < Order::HUGE
@@ -120,7 +120,7 @@ impl<P: Platform> Frames<P> {
             let state = self.state().ok_or(AllocError::NotReady)?;
             let number = self.alloc_from_nodes(state, pin, request, Shape::Block(pin.cpu()))?;
             state.record_alloc(number, AllocKind::Aligned(Order::HUGE));
-            Ok(frame(number))
+            Ok(number.frame())
         } else {
             self.alloc_after_miss(pin, request)
         }
@@ -144,6 +144,6 @@ impl<P: Platform> Frames<P> {
             }
         };
         state.record_alloc(number, AllocKind::Aligned(request.order));
-        Ok(frame(number))
+        Ok(number.frame())
     }
 }

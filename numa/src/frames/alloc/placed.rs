@@ -9,8 +9,8 @@ use crate::frames::region::bitmap::{ClaimError, masks};
 use crate::frames::region::block::Ownership;
 use crate::frames::region::free::by_block;
 use crate::frames::region::marks::AllocKind;
-use crate::frames::region::{BLOCK, BlockIndex, Region};
-use crate::frames::types::{FrameRequest, number};
+use crate::frames::region::{BlockIndex, Region};
+use crate::frames::types::{BLOCK, FrameNumber, FrameRequest};
 
 /// An error of [`Frames::alloc_at`]. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl<P: Platform> Frames<P> {
         if count == 0 || count >= BLOCK {
             return Err(AllocAtError::Count(count));
         }
-        let (start, not_free) = (number(first), AllocAtError::NotFree(first));
+        let (start, not_free) = (FrameNumber::of(first), AllocAtError::NotFree(first));
         let region = state.region_of(start).filter(|region| region.manages(start, count));
         let region = region.ok_or(AllocAtError::OutOfRange(first))?;
         // A frame retired since this check was allocated first.
@@ -107,14 +107,14 @@ impl<P: Platform> Frames<P> {
 
 impl Region {
     /// Claims exactly the `count` frames from `first` on, of one block or of two, or nothing.
-    fn claim_at(&self, first: u64, count: u64) -> bool {
+    fn claim_at(&self, first: FrameNumber, count: u64) -> bool {
         // Frames that are claimed and given back are free all the time.
         let _transit = self.transit();
         let parts = || by_block(first, count);
         for (index, (frame, count)) in parts().enumerate() {
-            if !self.claim_part(self.block_of(frame), (frame % BLOCK) as usize, count as usize) {
+            if !self.claim_part(self.block_of(frame), frame.bit_in_block(), count as usize) {
                 for (frame, count) in parts().take(index) {
-                    for (word, mask) in masks((frame % BLOCK) as usize, count as usize) {
+                    for (word, mask) in masks(frame.bit_in_block(), count as usize) {
                         let returned = self.free_word(self.block_of(frame), word, mask);
                         debug_assert!(returned.is_ok(), "{returned:?}");
                     }

@@ -6,12 +6,12 @@ use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
 use crate::frames::Frames;
 use crate::frames::magazine::Magazine;
-use crate::frames::region::bitmap::{ClaimError, WORDS, ones};
+use crate::frames::region::Region;
+use crate::frames::region::bitmap::ClaimError;
 use crate::frames::region::marks::AllocKind;
 use crate::frames::region::word::Word;
-use crate::frames::region::{BLOCK, Region};
 use crate::frames::state::AllocatorState;
-use crate::frames::types::{FrameRequest, FreeError, number};
+use crate::frames::types::{BLOCK, FrameNumber, FrameRequest, FreeError};
 
 /// An error of a change of length. The run is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,10 +77,10 @@ impl<P: Platform> Frames<P> {
         if !region.entry(block).load().has_bitmap() {
             return Err(ResizeError::NotFree);
         }
-        let end = ((start + count) % BLOCK) as usize;
-        self.flush_words_of(state, pin, region, start + count, more);
+        let end = start + count;
+        self.flush_words_of(state, pin, region, end, more);
         region
-            .tentative(block, |line| line.claim_run(end, more as usize))
+            .tentative(block, |line| line.claim_run(end.bit_in_block(), more as usize))
             .map_err(|_: ClaimError| ResizeError::NotFree)?;
         state.account_shared(region, -(more as i64));
         state.record_alloc(start, AllocKind::Run(longer));
@@ -135,16 +135,25 @@ impl<P: Platform> Frames<P> {
     /// Flushes the words in the CPU's magazine of `more` frames from the frame numbered `from` on,
     /// if all of these frames are free there or in the bitmap. Does nothing if an interrupted
     /// context of the CPU uses the magazine.
-    fn flush_words_of(&self, state: &AllocatorState, pin: &CpuPin, region: &Region, from: u64, more: u64) {
+    fn flush_words_of(
+        &self,
+        state: &AllocatorState,
+        pin: &CpuPin,
+        region: &Region,
+        from: FrameNumber,
+        more: u64,
+    ) {
         let Some(guard) = self.magazines.get(pin.cpu()).and_then(Magazine::enter) else { return };
         let line = region.line(region.block_of(from));
-        let words = (from / 64..=(from + more - 1) / 64).map(|key| {
-            let below = |end: u64| ones(end.saturating_sub(key * 64).min(64) as u32);
-            Word { key, mask: below(from + more) & !below(from) }
-        });
+        let end = from + more;
+        let last = end.get() - 1;
+        let words = from
+            .word()
+            .up_to(FrameNumber::new(last).word() + 1)
+            .map(|key| Word { key, mask: key.mask_below(end) & !key.mask_below(from) });
         if words
             .clone()
-            .all(|word| word.mask & !(line.load(word.key as usize % WORDS) | guard.held_of(word.key)) == 0)
+            .all(|word| word.mask & !(line.load(word.key.index_in_block()) | guard.held_of(word.key)) == 0)
         {
             for word in words {
                 self.flush_key(state, &guard, word.key);
@@ -159,13 +168,13 @@ impl<P: Platform> Frames<P> {
         first: PhysFrame,
         count: u64,
         most: u64,
-    ) -> Option<(&AllocatorState, &'static Region, u64)> {
+    ) -> Option<(&AllocatorState, &'static Region, FrameNumber)> {
         let state = self.state()?;
-        let start = number(first);
+        let start = FrameNumber::of(first);
         let region = state.region_of(start)?;
         let end = start.checked_add(most)?;
-        let inside =
-            count > 0 && most < BLOCK && start / BLOCK == (end - 1) / BLOCK && end <= region.span.end;
+        let is_in_block = start.bit_in_block() as u64 + most <= BLOCK;
+        let inside = count > 0 && most < BLOCK && is_in_block && end <= region.span.end;
         inside.then_some((state, region, start))
     }
 }

@@ -10,10 +10,10 @@ use crate::frames::magazine::Magazine;
 use crate::frames::node::Node;
 use crate::frames::region::shape::Shape;
 use crate::frames::region::transit::Watch;
-use crate::frames::region::{BLOCK, Region, SearchError};
+use crate::frames::region::{Region, SearchError};
 use crate::frames::state::AllocatorState;
 use crate::frames::state::plan::Plan;
-use crate::frames::types::{AllocError, Caller, FrameRequest, Obstacle, Zone};
+use crate::frames::types::{AllocError, BLOCK, Caller, FrameNumber, FrameRequest, Obstacle, Zone};
 
 /// The maximum number of repetitions of a search that may have missed frames.
 const ROUNDS: u32 = 8;
@@ -48,7 +48,7 @@ impl<P: Platform> Frames<P> {
         pin: &CpuPin,
         request: &FrameRequest,
         shape: Shape,
-    ) -> Result<u64, AllocError> {
+    ) -> Result<FrameNumber, AllocError> {
         let plan = state.plan(pin.cpu(), request, &self.magazines).map_err(AllocError::InvalidRequest)?;
         let scope = Scope { plan, request, shape };
         drop(self.enter_magazine(state, pin));
@@ -98,7 +98,7 @@ impl<P: Platform> Frames<P> {
         state: &AllocatorState,
         pin: &CpuPin,
         scope: Scope<'_>,
-    ) -> Result<u64, SearchError> {
+    ) -> Result<FrameNumber, SearchError> {
         let Scope { plan, request, shape } = scope;
         let mut missed = SearchError::Nothing;
         for node in scope.nodes(state) {
@@ -152,14 +152,14 @@ impl<P: Platform> Frames<P> {
     /// Asks CPUs to drain if they hold frames suitable for the request.
     fn ask_holders(&self, state: &AllocatorState, pin: &CpuPin, scope: Scope<'_>) -> Holder {
         let Scope { plan, request, shape } = scope;
-        let allowed = |frame: u64| {
+        let allowed = |frame: FrameNumber| {
             frame < request.limit
                 && state
                     .region_of(frame)
                     .is_some_and(|region| plan.allowed.contains(region.node) && region.zone <= request.zone)
         };
         // Smaller runs are claimed from owned blocks as from all other blocks.
-        let whole = |first: u64| {
+        let whole = |first: FrameNumber| {
             let at = state.block_at(first).filter(|_| shape.frames() >= BLOCK && allowed(first));
             at.is_some_and(|(region, block)| region.line(block).is_full())
         };
@@ -191,7 +191,7 @@ impl<P: Platform> Frames<P> {
         state: &AllocatorState,
         request: &FrameRequest,
         shape: Shape,
-    ) -> Result<(u64, &'static Region), SearchError> {
+    ) -> Result<(FrameNumber, &'static Region), SearchError> {
         let mut missed = SearchError::Nothing;
         for zone in Zone::ALL.into_iter().rev().filter(|&zone| zone <= request.zone) {
             let node_zone = &node.zones[zone.index()];
@@ -216,7 +216,7 @@ impl<P: Platform> Frames<P> {
         region: &Region,
         request: &FrameRequest,
         shape: Shape,
-    ) -> Result<u64, SearchError> {
+    ) -> Result<FrameNumber, SearchError> {
         loop {
             // Before the claim: the claimed run may be released.
             let withholding = region.retired.any_pending().then(|| region.withholding());

@@ -4,10 +4,9 @@ use topomem_percpu::{Order, PhysFrame, Platform};
 
 use super::resize::ResizeError;
 use crate::frames::Frames;
-use crate::frames::region::BLOCK;
 use crate::frames::region::free::FreeRejection;
 use crate::frames::region::marks::AllocKind;
-use crate::frames::types::number;
+use crate::frames::types::{BLOCK, FrameNumber};
 
 impl<P: Platform> Frames<P> {
     /// Divides the run of `count` frames from `first` on, from [`Frames::alloc_run`]: from here on it is a run of `at`
@@ -44,7 +43,7 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub unsafe fn split_run(&self, first: PhysFrame, count: u64, at: u64) -> Result<(), ResizeError> {
-        let start = number(first);
+        let start = FrameNumber::of(first);
         let state = self.state().ok_or(ResizeError::Length)?;
         let region = state.region_of(start).ok_or(ResizeError::Length)?;
         let is_inside = start.checked_add(count).is_some_and(|end| end <= region.span.end);

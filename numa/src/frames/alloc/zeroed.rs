@@ -9,7 +9,7 @@ use crate::frames::region::Region;
 use crate::frames::region::marks::AllocKind;
 use crate::frames::state::AllocatorState;
 use crate::frames::state::plan::Plan;
-use crate::frames::types::{AllocError, FrameRequest, Policy, Zeroing, Zone, frame};
+use crate::frames::types::{AllocError, FrameNumber, FrameRequest, Policy, Zeroing, Zone};
 
 impl<P: Platform> Frames<P> {
     /// Serves a plain request for one zeroed frame: from the pool of the CPU's node, or from the
@@ -37,7 +37,7 @@ impl<P: Platform> Frames<P> {
         ) {
             magazine.count_zeroed_hit();
             state.record_alloc(number, AllocKind::Aligned(Order::FRAME));
-            return Ok(frame(number));
+            return Ok(number.frame());
         }
         magazine.count_zeroed_miss();
         let taken = self.alloc(pin, &request)?;
@@ -52,9 +52,9 @@ impl<P: Platform> Frames<P> {
         &self,
         state: &AllocatorState,
         node: &Node,
-        pop: impl Fn() -> Option<u64>,
-        is_cached: impl Fn(u64) -> bool,
-    ) -> Option<(u64, &'static Region)> {
+        pop: impl Fn() -> Option<FrameNumber>,
+        is_cached: impl Fn(FrameNumber) -> bool,
+    ) -> Option<(FrameNumber, &'static Region)> {
         loop {
             let number = pop()?;
             // Freed although already free: the magazine has the frame, and the pool does not hand the frame out.
@@ -65,7 +65,7 @@ impl<P: Platform> Frames<P> {
             let region = state.region_of(number)?;
             // No zone counts the pool's frames, and no zone loses the frame.
             let retires = region.retired.any_pending()
-                && region.retired.complete_held(number / 64, 1 << (number % 64)) != 0;
+                && region.retired.complete_held(number.word(), number.mask_in_word()) != 0;
             if !retires {
                 return Some((number, region));
             }
@@ -86,7 +86,7 @@ impl<P: Platform> Frames<P> {
             let plan =
                 state.plan(pin.cpu(), &request, &self.magazines).map_err(AllocError::InvalidRequest)?;
             if let Some(number) = self.pop_zeroed(state, pin, plan, &request) {
-                return Ok(frame(number));
+                return Ok(number.frame());
             }
             // The node in turn stays the same.
             let start = plan.start;
@@ -106,8 +106,8 @@ impl<P: Platform> Frames<P> {
         pin: &CpuPin,
         plan: Plan<'_>,
         request: &FrameRequest,
-    ) -> Option<u64> {
-        if request.limit != u64::MAX {
+    ) -> Option<FrameNumber> {
+        if request.limit != FrameNumber::MAX {
             return None;
         }
         let nearest = state.node(plan.origin)?.nearest().iter();

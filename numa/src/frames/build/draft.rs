@@ -9,6 +9,7 @@ use crate::frames::magazine::Magazine;
 use crate::frames::node::Node;
 use crate::frames::node::zeroed_pool::Set;
 use crate::frames::region::{Region, Span};
+use crate::frames::types::FrameNumber;
 
 /// A node while the allocator is built.
 pub(in crate::frames) struct Draft {
@@ -95,7 +96,9 @@ impl Draft {
 /// Returns every region, by address. Each draft's regions are built, and are returned once.
 pub(super) fn by_address(drafts: &mut [Draft]) -> impl Iterator<Item = &'static Region> {
     core::iter::from_fn(move || {
-        let next = |draft: &Draft| draft.regions.get(draft.returned).map_or(u64::MAX, |next| next.span.start);
+        let next = |draft: &Draft| {
+            draft.regions.get(draft.returned).map_or(FrameNumber::MAX, |next| next.span.start)
+        };
         let draft = drafts.iter_mut().min_by_key(|draft| next(draft))?;
         let region = draft.regions.get(draft.returned)?;
         draft.returned += 1;

@@ -13,11 +13,11 @@ use crate::frames::magazine::{Checked, Magazine};
 use crate::frames::node::Node;
 use crate::frames::node::zeroed_pool::{Set, ZeroedPool};
 use crate::frames::region::marks::AllocKind;
-use crate::frames::region::{BLOCK, Region, Span};
+use crate::frames::region::{Region, Span};
 use crate::frames::state::directory::{Directory, PartTable};
 use crate::frames::state::frame_table::Stretch;
 use crate::frames::state::{AllocatorState, CpuNode, CpuNodes, Metadata, Parts, directory};
-use crate::frames::types::{DoubleFrees, FramesConfig, InitError, PerFrameTable, Zeroing};
+use crate::frames::types::{BLOCK, DoubleFrees, FramesConfig, InitError, PerFrameTable, Zeroing};
 use boot_memory::BootMemory;
 use draft::{Draft, SLACK};
 use nodes::{node, set_nearest, set_serving, set_weights};
@@ -97,8 +97,7 @@ fn place_all<P: Platform, G: BootMemory>(
     }
     set_nearest(&*builder.memory, drafts);
     for draft in drafts.iter_mut() {
-        let nothing = |_| Span { start: 0, end: 0 };
-        draft.spans = builder.place(draft.piece_room(), draft.id, fixed)?.fill(nothing);
+        draft.spans = builder.place(draft.piece_room(), draft.id, fixed)?.fill(|_| Span::EMPTY);
     }
     for draft in drafts.iter_mut() {
         draft.region_place = builder.place(draft.region_room(), draft.id, fixed)?;
@@ -180,7 +179,7 @@ fn build_nodes<G: BootMemory>(memory: &G, config: &FramesConfig, drafts: &mut [D
 /// Takes the frames that have users already out of the free frames.
 #[inline(never)]
 fn take_allocated<G: BootMemory>(memory: &G, drafts: &[Draft]) {
-    for frame in memory.allocated().map(Span::of).flat_map(|span| span.start..span.end) {
+    for frame in memory.allocated().map(Span::of).flat_map(Span::iter) {
         let found = drafts.iter().find_map(|draft| {
             let index = draft.regions.partition_point(|region| region.span.end <= frame);
             let region = draft.regions.get(index).filter(|region| region.span.start <= frame)?;

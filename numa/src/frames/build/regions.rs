@@ -10,10 +10,10 @@ use crate::frames::region::bitmap::{AtomicBitmap512, masks};
 use crate::frames::region::block::{BlockEntry, BlockState, Ownership};
 use crate::frames::region::marks::Marks;
 use crate::frames::region::retired::RetiredFrames;
-use crate::frames::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
+use crate::frames::region::{CHUNK, Chunk, Hot, Region, Span};
 use crate::frames::state::frame_table::{FrameInfo, NUMBERED_AS_FRAMES, Stretch};
 use crate::frames::state::{Metadata, frame_table};
-use crate::frames::types::{DoubleFrees, FramesConfig, InitError, Zone, frame};
+use crate::frames::types::{BLOCK, DoubleFrees, FrameNumber, FramesConfig, InitError, Zone};
 
 /// Gaps up to this many frames (128 MiB) are bridged by one region: their bitmaps cost no more than
 /// another region. The per-frame table leaves them out.
@@ -38,8 +38,7 @@ pub(super) fn sites<G: BootMemory>(memory: &G, config: &FramesConfig, mut visit:
     let mut last: Option<Site> = None;
     let nodes = node_count(memory);
     for piece in memory.free_ranges().filter(|piece| piece.node.index() < nodes) {
-        let mut start = piece.range.start.as_u64() / 4096;
-        let end = piece.range.end.as_u64() / 4096;
+        let Span { mut start, end } = Span::of(piece.range);
         while start < end {
             let (zone, zone_end) = config.zones.zone_of(start);
             let span = Span { start, end: end.min(zone_end) };
@@ -81,7 +80,7 @@ pub(super) struct Extent {
     /// Free pieces of each node and zone, together.
     pub(super) pieces: usize,
     /// One past the last frame.
-    pub(super) end: u64,
+    pub(super) end: FrameNumber,
 }
 
 #[inline(never)]
@@ -89,7 +88,7 @@ pub(super) fn measure<G: BootMemory>(
     memory: &G,
     config: &FramesConfig,
 ) -> Result<Extent, InitError<G::Error>> {
-    let mut measure = Extent { pieces: 0, end: 0 };
+    let mut measure = Extent { pieces: 0, end: FrameNumber::ZERO };
     let mut regions = 0_usize;
     sites(memory, config, |_| measure.pieces += 1);
     plan(memory, config, |site| {
@@ -120,7 +119,7 @@ pub(super) fn plan_regions<G: BootMemory>(
     config: &FramesConfig,
     drafts: &mut [Draft],
 ) -> Result<(), InitError<G::Error>> {
-    let nowhere = Site { node: NodeId::ZERO, zone: Zone::Normal, span: Span { start: 0, end: 0 } };
+    let nowhere = Site { node: NodeId::ZERO, zone: Zone::Normal, span: Span::EMPTY };
     for draft in drafts.iter_mut() {
         draft.building = draft.region_place.take().fill(|_| region(nowhere));
         draft.region_count = 0;
@@ -129,7 +128,7 @@ pub(super) fn plan_regions<G: BootMemory>(
         let draft = &mut drafts[site.node.index()];
         if let Some(region) = draft.building.get_mut(draft.region_count) {
             (region.node, region.zone, region.span) = (site.node, site.zone, site.span);
-            region.first_block = site.span.start / BLOCK;
+            region.first_block = site.span.start.block();
         }
         draft.region_count += 1;
     });
@@ -151,7 +150,7 @@ fn region(site: Site) -> Region {
         node: site.node,
         zone: site.zone,
         span: site.span,
-        first_block: site.span.start / BLOCK,
+        first_block: site.span.start.block(),
         lines: &[],
         entries: &[],
         chunks: &[],
@@ -200,7 +199,7 @@ pub(super) fn place_table<P: Platform, G: BootMemory>(
     bytes: &mut u64,
 ) -> Result<&'static [Stretch], InitError<G::Error>> {
     let place = builder.place::<Stretch>(most, NodeId::ZERO, bytes)?;
-    let table = place.fill(|_| Stretch { span: Span { start: 0, end: 0 }, first_entry: 0, entries: &[] });
+    let table = place.fill(|_| Stretch { span: Span::EMPTY, first_entry: 0, entries: &[] });
     // From here on memory only shrinks: each frame managed in the end has its entry.
     let (mut count, mut next_entry) = (0, 1);
     stretches(&*builder.memory, drafts, config, |span| {
@@ -213,7 +212,7 @@ pub(super) fn place_table<P: Platform, G: BootMemory>(
     let limit = table.len();
     let table = table.get_mut(..count).ok_or(InitError::TooManyPieces { limit })?;
     if table.last().is_some_and(|last| last.span.end <= NUMBERED_AS_FRAMES) {
-        table.iter_mut().for_each(|stretch| stretch.first_entry = stretch.span.start);
+        table.iter_mut().for_each(|stretch| stretch.first_entry = stretch.span.start.get());
     }
     for region in drafts.iter().flat_map(|draft| draft.building.iter()) {
         let first = table.partition_point(|stretch| stretch.span.start < region.span.start);
@@ -237,16 +236,14 @@ pub(super) fn place_parts<P: Platform, G: BootMemory>(
     config: &FramesConfig,
     metadata: &mut Metadata,
 ) -> Result<(), InitError<G::Error>> {
-    let Span { start, end } = region.span;
-    let blocks = (end.div_ceil(BLOCK) - start / BLOCK) as usize;
-    let giant = BLOCK * CHUNK as u64;
-    let chunks = (end.div_ceil(giant) - start / giant) as usize;
+    let blocks = region.span.pieces_of(BLOCK);
+    let chunks = region.span.pieces_of(BLOCK * CHUNK as u64);
     let bytes = &mut metadata.regions;
     region.lines = builder.place(blocks, region.node, bytes)?.fill(|_| AtomicBitmap512::new());
     region.entries = builder.place(blocks, region.node, bytes)?.fill(|_| BlockEntry::new());
     region.chunks = builder.place(chunks, region.node, bytes)?.fill(|_| Chunk::new());
     if config.double_frees == DoubleFrees::FoundAtOnce {
-        let place = builder.place((end - start) as usize, region.node, &mut metadata.marks)?;
+        let place = builder.place(region.span.frames() as usize, region.node, &mut metadata.marks)?;
         region.marks = Marks(place.fill(|_| AtomicU8::new(0)));
     }
     Ok(())
@@ -294,7 +291,7 @@ pub(super) fn clear_unused<P: Platform, G: BootMemory>(platform: &P, memory: &G,
 /// Zeroes frames that have no users.
 fn clear<P: Platform>(platform: &P, span: Span) {
     if span.start < span.end {
-        let first = platform.phys_to_virt(frame(span.start).start_address());
+        let first = platform.phys_to_virt(span.start.frame().start_address());
         // SAFETY: by `BootMemory` and `Platform`, the span is RAM without other users, in the direct map.
         unsafe { first.write_bytes(0, (span.frames() * 4096) as usize) };
     }

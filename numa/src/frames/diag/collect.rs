@@ -7,8 +7,8 @@ use crate::frames::node::Node;
 use crate::frames::region::bitmap::maximal_runs;
 use crate::frames::region::block::BlockState;
 use crate::frames::region::word::Word;
-use crate::frames::region::{BLOCK, BlockIndex, Region};
-use crate::frames::types::{MagazineStats, NodeStats, Pressure, Zone, ZoneStats};
+use crate::frames::region::{BlockIndex, Region};
+use crate::frames::types::{BLOCK, MagazineStats, NodeStats, Pressure, Zone, ZoneStats};
 
 impl<P: Platform> Frames<P> {
     /// Returns the number of nodes, numbered from 0: those of the ground. Returns 0 before [`Frames::init`].
@@ -59,8 +59,8 @@ impl<P: Platform> Frames<P> {
             }
             let here = magazine.words().filter(|word| {
                 state
-                    .region_of(word.key * 64 + 63)
-                    .or_else(|| state.region_of(word.key * 64))
+                    .region_of(word.key.first_frame() + 63)
+                    .or_else(|| state.region_of(word.key.first_frame()))
                     .is_some_and(|region| region.node == node)
             });
             in_magazines += here.map(Word::frames).sum::<u64>();

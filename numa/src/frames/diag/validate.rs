@@ -6,9 +6,9 @@ use crate::frames::Frames;
 use crate::frames::region::block::BlockState;
 use crate::frames::region::retired::Retirement;
 use crate::frames::region::word::Word;
-use crate::frames::region::{BLOCK, BlockIndex, Region};
+use crate::frames::region::{BlockIndex, Region, Span};
 use crate::frames::state::AllocatorState;
-use crate::frames::types::{Totals, Zone, frame};
+use crate::frames::types::{BLOCK, Totals, Zone};
 
 /// Two parts of the allocator's state that contradict each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl<P: Platform> Frames<P> {
         let states = (0..region.blocks())
             .filter(|&index| region.entry(BlockIndex(index)).load().state() == BlockState::Whole);
         if whole != states.count() as u64 {
-            return Err(Corruption::BuddyMismatch(frame(region.span.start)));
+            return Err(Corruption::BuddyMismatch(region.span.start.frame()));
         }
         Ok(free)
     }
@@ -119,12 +119,12 @@ impl<P: Platform> Frames<P> {
     fn check_retired(&self, region: &Region) -> Result<u64, Corruption> {
         for (number, retirement) in region.retired.iter() {
             let home = region.is_free(number, region.entry(region.block_of(number)).load());
-            let block = number - number % BLOCK;
+            let block = number.block();
             let cached = self.magazines.iter().any(|magazine| {
-                magazine.holds_of(number, 1).is_some() || magazine.blocks().any(|held| held == block)
+                magazine.holds_of(number, 1).is_some() || magazine.blocks().any(|held| held.block() == block)
             });
             if home || (cached && retirement == Retirement::Complete) {
-                return Err(Corruption::RetiredFree(frame(number)));
+                return Err(Corruption::RetiredFree(number.frame()));
             }
         }
         Ok(region.retired.complete_count())
@@ -134,7 +134,7 @@ impl<P: Platform> Frames<P> {
         let block = region.entry(index).load();
         let line = region.line(index);
         let first = region.first_frame(index);
-        let at = frame(first);
+        let at = first.frame();
         let free = u64::from(line.count());
         let (chunk, bit) = region.chunk_of(index);
         if (block.state() == BlockState::Whole) != chunk.whole.test(bit) {
@@ -162,7 +162,7 @@ impl<P: Platform> Frames<P> {
                 let tails = 1..blocks;
                 let tail = |offset| {
                     index.0 + offset < region.blocks()
-                        && region.entry(BlockIndex(index.0 + offset)).load().state() == BlockState::Tail
+                        && region.entry(index + offset).load().state() == BlockState::Tail
                 };
                 if !first.is_multiple_of(order.frames()) || !tails.into_iter().all(tail) {
                     return Err(Corruption::BrokenRun(at));
@@ -183,10 +183,11 @@ impl<P: Platform> Frames<P> {
                     return Err(Corruption::NotPromoted(at));
                 }
                 if block.is_edge() {
-                    let stray = (first..first + BLOCK)
-                        .find(|&number| line.test((number - first) as usize) && !region.manages(number, 1));
+                    let mut frames = Span { start: first, end: first + BLOCK }.iter();
+                    let stray =
+                        frames.find(|number| line.test(number.bit_in_block()) && !region.manages(*number, 1));
                     if let Some(number) = stray {
-                        return Err(Corruption::ReservedFree(frame(number)));
+                        return Err(Corruption::ReservedFree(number.frame()));
                     }
                 }
             }
@@ -200,17 +201,15 @@ impl<P: Platform> Frames<P> {
         };
         let mut total = 0;
         for (position, (cpu, word)) in held().enumerate() {
-            let duplicate = |bits: u64| Corruption::Duplicate {
-                frame: frame(word.key * 64 + u64::from(bits.trailing_zeros())),
-                cpu,
-            };
-            let first = word.key * 64 + u64::from(word.mask.trailing_zeros());
+            let duplicate =
+                |bits: u64| Corruption::Duplicate { frame: word.key.lowest_of(bits).frame(), cpu };
+            let first = word.first();
             let region = state.region_of(first).ok_or(duplicate(word.mask))?;
             let index = region.block_of(first);
             if !region.entry(index).load().has_bitmap() {
                 return Err(duplicate(word.mask));
             }
-            let home = region.line(index).load(word.key as usize % 8) & word.mask;
+            let home = region.line(index).load(word.key.index_in_block()) & word.mask;
             if home != 0 {
                 return Err(duplicate(home));
             }

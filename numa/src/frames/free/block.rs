@@ -8,22 +8,22 @@ use topomem_percpu::{CpuPin, Order, Platform};
 use crate::frames::Frames;
 use crate::frames::magazine::Magazine;
 use crate::frames::magazine::guard::MagazineGuard;
+use crate::frames::region::Region;
 use crate::frames::region::free::FreeRejection;
 use crate::frames::region::marks::AllocKind;
-use crate::frames::region::{BLOCK, Region};
 use crate::frames::state::AllocatorState;
-use crate::frames::types::{FreeError, Zeroing, frame};
+use crate::frames::types::{BLOCK, FrameNumber, FreeError, Zeroing};
 
 impl<P: Platform> Frames<P> {
     /// Frees a block, into this CPU's slots or into the buddy.
-    pub(in crate::frames) fn free_block(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
+    pub(in crate::frames) fn free_block(&self, pin: &CpuPin, number: FrameNumber) -> Result<(), FreeError> {
         if self.hold_block_back(pin, number) { Ok(()) } else { self.free_block_home(pin, number) }
     }
 
     /// Keeps a block on this CPU. Returns false, with nothing changed, if the block must not stay
     /// here or cannot be freed.
     #[inline(never)]
-    fn hold_block_back(&self, pin: &CpuPin, number: u64) -> bool {
+    fn hold_block_back(&self, pin: &CpuPin, number: FrameNumber) -> bool {
         let Some(state) = self.state() else { return false };
         let Some(region) = state.region_of(number) else { return false };
         let Some(guard) = self.magazines.get(pin.cpu()).and_then(Magazine::enter) else { return false };
@@ -43,8 +43,8 @@ impl<P: Platform> Frames<P> {
     }
 
     #[inline(never)]
-    fn free_block_home(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
-        let given = frame(number);
+    fn free_block_home(&self, pin: &CpuPin, number: FrameNumber) -> Result<(), FreeError> {
+        let given = number.frame();
         let state = self.state().ok_or(FreeError::OutOfRange(given))?;
         if !number.is_multiple_of(BLOCK) {
             return Err(FreeError::Misaligned { frame: given, order: Order::HUGE });

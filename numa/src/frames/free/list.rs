@@ -6,7 +6,7 @@ use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use crate::frames::Frames;
 use crate::frames::magazine::entry::{barred, closed};
-use crate::frames::types::{FreeError, number};
+use crate::frames::types::{FreeError, WordNumber};
 
 /// The maximum number of frames that are in transit together: a search on another CPU waits for their count.
 const TOGETHER: usize = 64;
@@ -50,7 +50,7 @@ impl<P: Platform> Frames<P> {
                 rest = rest.get(self.free_first_of(pin, rest)..).unwrap_or_default();
                 let Some(&stopped) = rest.first() else { break };
                 // Frames of one word mostly fare alike: a magazine has the word, say.
-                let alike = |&&frame: &&PhysFrame| number(frame) / 64 == number(stopped) / 64;
+                let alike = |&&frame: &&PhysFrame| WordNumber::of(frame) == WordNumber::of(stopped);
                 let (word, after) = rest.split_at(rest.iter().take_while(alike).count());
                 result = result.and(self.free_each(pin, word));
                 rest = after;

@@ -18,7 +18,7 @@ use crate::frames::region::marks::AllocKind;
 use crate::frames::region::transit::Transit;
 use crate::frames::region::word::Word;
 use crate::frames::state::AllocatorState;
-use crate::frames::types::{FreeError, frame, number};
+use crate::frames::types::{FrameNumber, FreeError};
 
 impl<P: Platform> Frames<P> {
     /// Frees a run.
@@ -86,8 +86,8 @@ impl<P: Platform> Frames<P> {
         }
         match order {
             Order::FRAME => self.free_frame(pin, frame),
-            Order::HUGE => self.free_block(pin, number(frame)),
-            _ => self.free_aligned(pin, number(frame), order),
+            Order::HUGE => self.free_block(pin, FrameNumber::of(frame)),
+            _ => self.free_aligned(pin, FrameNumber::of(frame), order),
         }
     }
 
@@ -97,13 +97,13 @@ impl<P: Platform> Frames<P> {
         &self,
         state: &AllocatorState,
         pin: &CpuPin,
-        number: u64,
+        number: FrameNumber,
     ) -> Result<(), FreeError> {
-        let given = frame(number);
+        let given = number.frame();
         let region = state.region_of(number).ok_or(FreeError::OutOfRange(given))?;
         let refuse = |why: FreeRejection| why.error(Order::FRAME);
         region.verify_free(number, AllocKind::Aligned(Order::FRAME)).map_err(refuse)?;
-        if state.pooled(region, number / 64) & 1 << (number % 64) != 0 {
+        if state.pooled(region, number.word()) & number.mask_in_word() != 0 {
             return Err(refuse(FreeRejection::DoubleFree(number)));
         }
         self.clear_freed_part(state, region, number, 1);
@@ -112,7 +112,7 @@ impl<P: Platform> Frames<P> {
                 if guard.wants_attention() {
                     self.flush_all(state, &guard);
                 }
-                let inserted = if guard.holds_whole(number / 64) {
+                let inserted = if guard.holds_whole(number.word()) {
                     Insertion::Double
                 } else if !guard.is_near(region) {
                     guard.insert_away(given)
@@ -131,9 +131,9 @@ impl<P: Platform> Frames<P> {
                     Insertion::Elsewhere
                         if !region.retired.touch_block_of(number)
                             && !self.waiters.any()
-                            && guard.freed_before(number / 64) =>
+                            && guard.freed_before(number.word()) =>
                     {
-                        let word = Word { key: number / 64, mask: 1 << (number % 64) };
+                        let word = Word { key: number.word(), mask: number.mask_in_word() };
                         if self.gather_in_word(state, &guard, region, word).map_err(refuse)? {
                             return Ok(());
                         }
@@ -184,8 +184,8 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Frees a run that the quick path did not take.
-    fn free_aligned(&self, pin: &CpuPin, number: u64, order: Order) -> Result<(), FreeError> {
-        let given = frame(number);
+    fn free_aligned(&self, pin: &CpuPin, number: FrameNumber, order: Order) -> Result<(), FreeError> {
+        let given = number.frame();
         let state = self.state().ok_or(FreeError::OutOfRange(given))?;
         if !number.is_multiple_of(order.frames()) {
             return Err(FreeError::Misaligned { frame: given, order });
@@ -216,9 +216,9 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Refuses a run with a frame in this CPU's magazine: the frame is free already.
-    fn check_not_cached(&self, pin: &CpuPin, first: u64, count: u64) -> Result<(), FreeError> {
+    fn check_not_cached(&self, pin: &CpuPin, first: FrameNumber, count: u64) -> Result<(), FreeError> {
         let cached = self.magazines.get(pin.cpu()).and_then(|magazine| magazine.holds_of(first, count));
-        cached.map_or(Ok(()), |held| Err(FreeError::DoubleFree(frame(held))))
+        cached.map_or(Ok(()), |held| Err(FreeError::DoubleFree(held.frame())))
     }
 
     /// Frees one frame past the magazine, or returns the refusal.
@@ -227,7 +227,7 @@ impl<P: Platform> Frames<P> {
         state: &AllocatorState,
         guard: &MagazineGuard,
         region: &Region,
-        number: u64,
+        number: FrameNumber,
     ) -> Result<(), FreeRejection> {
         self.free_home(state, Some(guard), region, 1, || {
             // Only the longer path checks for retired frames.

@@ -7,7 +7,6 @@ use topomem_percpu::{PhysFrame, Platform};
 use crate::frames::Frames;
 use crate::frames::node::Node;
 use crate::frames::region::Region;
-use crate::frames::region::bitmap::{WORDS, ones};
 use crate::frames::region::word::Word;
 use crate::frames::state::AllocatorState;
 
@@ -39,15 +38,14 @@ impl<P: Platform> Frames<P> {
         let mut left = word;
         while left.mask != 0 {
             let Some(region) = state.region_of(left.first()) else { return };
-            let below_end = region.span.end.saturating_sub(left.key * 64).min(64);
-            let part = Word { key: left.key, mask: left.mask & ones(below_end as u32) };
+            let part = Word { key: left.key, mask: left.mask & left.key.mask_below(region.span.end) };
             left.mask &= !part.mask;
             self.send_part_home(state, node, region, part);
         }
     }
 
     fn send_part_home(&self, state: &AllocatorState, node: &Node, region: &Region, word: Word) {
-        let (block, at) = (region.block_of(word.first()), word.key as usize % WORDS);
+        let (block, at) = (region.block_of(word.first()), word.key.index_in_block());
         // Frames already free there, or retired, were freed while in the pool, and are free once now.
         let mut bits = word.mask & !region.retired.complete_in_word(word.key);
         while bits != 0 && region.free_word(block, at, bits).is_err() {

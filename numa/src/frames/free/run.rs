@@ -4,39 +4,41 @@ use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use super::returning;
 use crate::frames::Frames;
+use crate::frames::region::Region;
 use crate::frames::region::bitmap::ones;
 use crate::frames::region::free::{FreeRejection, by_block};
 use crate::frames::region::marks::AllocKind;
 use crate::frames::region::word::Word;
-use crate::frames::region::{BLOCK, BlockIndex, Region};
 use crate::frames::state::AllocatorState;
-use crate::frames::types::{FreeError, number};
+use crate::frames::types::{BLOCK, FrameNumber, FreeError};
 
 /// A run, cut where blocks end that it has in part.
 struct Parts {
     /// Up to two parts of blocks.
-    small: [(u64, u64); 2],
+    small: [(FrameNumber, u64); 2],
     /// The first frame of the whole blocks.
-    blocks_start: u64,
+    blocks_start: FrameNumber,
     /// The number of whole blocks.
     blocks: u64,
 }
 
 impl Parts {
-    fn of(first: u64, count: u64) -> Parts {
+    fn of(first: FrameNumber, count: u64) -> Parts {
         if count < BLOCK {
             let mut small = by_block(first, count);
             let small = [small.next().unwrap_or((first, 0)), small.next().unwrap_or((first, 0))];
             return Parts { small, blocks_start: first, blocks: 0 };
         }
-        let blocks_start = first.next_multiple_of(BLOCK);
-        let blocks = (first + count - blocks_start) / BLOCK;
-        let end = blocks_start + blocks * BLOCK;
-        Parts { small: [(first, blocks_start - first), (end, first + count - end)], blocks_start, blocks }
+        let end = first + count;
+        let blocks_start = (first + (BLOCK - 1)).block().first_frame();
+        let blocks = (end - blocks_start) / BLOCK;
+        let blocks_end = blocks_start + blocks * BLOCK;
+        let small = [(first, blocks_start - first), (blocks_end, end - blocks_end)];
+        Parts { small, blocks_start, blocks }
     }
 
     /// Returns the parts of blocks, each with its first frame and its number of frames.
-    fn small(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+    fn small(&self) -> impl Iterator<Item = (FrameNumber, u64)> + use<> {
         self.small.into_iter().filter(|&(_, count)| count > 0)
     }
 
@@ -82,7 +84,7 @@ impl<P: Platform> Frames<P> {
     /// Frees a run that the quick path did not take.
     #[inline(never)]
     fn free_run_home(&self, pin: &CpuPin, first: PhysFrame, count: u64) -> Result<(), FreeError> {
-        let number = number(first);
+        let number = FrameNumber::of(first);
         let outside = FreeError::OutOfRange(first);
         let state = self.state().ok_or(outside)?;
         let region = state.region_of(number).ok_or(outside)?;
@@ -98,7 +100,7 @@ impl<P: Platform> Frames<P> {
         }
         let head = region.block_of(parts.blocks_start);
         for offset in 0..parts.blocks {
-            region.check_whole(BlockIndex(head.0 + offset as usize)).map_err(refuse)?;
+            region.check_whole(head + offset as usize).map_err(refuse)?;
         }
         for (first, count) in parts.small() {
             self.check_not_cached(pin, first, count)?;
@@ -108,9 +110,9 @@ impl<P: Platform> Frames<P> {
         parts.small().for_each(|(first, count)| self.clear_freed_part(state, region, first, count));
         let guard = self.enter_magazine(state, pin);
         if let Some(guard) = &guard
-            && number % 64 + count <= 64
+            && number.bit_in_word() + count <= 64
         {
-            let word = Word { key: number / 64, mask: ones(count as u32) << (number % 64) };
+            let word = Word { key: number.word(), mask: ones(count as u32) << number.bit_in_word() };
             if self.keep_bits(state, guard, region, word).map_err(refuse)? {
                 return Ok(());
             }
@@ -138,7 +140,7 @@ impl<P: Platform> Frames<P> {
         state: &AllocatorState,
         pin: &CpuPin,
         region: &'static Region,
-        number: u64,
+        number: FrameNumber,
         count: u64,
     ) -> Result<(), FreeError> {
         let refuse = |why: FreeRejection| why.error(Order::FRAME);

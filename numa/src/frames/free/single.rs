@@ -11,7 +11,7 @@ use crate::frames::magazine::guard::MagazineGuard;
 use crate::frames::magazine::{Checked, Magazine};
 use crate::frames::region::Region;
 use crate::frames::state::AllocatorState;
-use crate::frames::types::{FreeError, number};
+use crate::frames::types::{FrameNumber, FreeError};
 
 impl<P: Platform> Frames<P> {
     /// Frees one frame that is not of the CPU's current word.
@@ -77,7 +77,7 @@ impl<P: Platform> Frames<P> {
         resting: &'static Entry,
     ) -> Result<(), FreeError> {
         magazine.begin();
-        match magazine.free_directly(number(frame), Elsewhere::Never, || self.waiters.any()) {
+        match magazine.free_directly(FrameNumber::of(frame), Elsewhere::Never, || self.waiters.any()) {
             Freed::MoreIsDue(region) => self.finish_free(magazine, resting, region, frame),
             Freed::Yes => {
                 magazine.leave(resting);
@@ -98,7 +98,7 @@ impl<P: Platform> Frames<P> {
             return None;
         }
         magazine.begin();
-        match magazine.free_directly(number(frame), Elsewhere::Perhaps, || self.waiters.any()) {
+        match magazine.free_directly(FrameNumber::of(frame), Elsewhere::Perhaps, || self.waiters.any()) {
             Freed::MoreIsDue(region) => Some(self.finish_free(magazine, resting, region, frame)),
             freed => {
                 magazine.leave(resting);
@@ -119,7 +119,7 @@ impl<P: Platform> Frames<P> {
         freed: PhysFrame,
     ) -> Result<(), FreeError> {
         let transit = magazine.go_on(region.zone);
-        region.update_hints(region.block_of(number(freed)));
+        region.update_hints(region.block_of(FrameNumber::of(freed)));
         let state = self.state();
         if let Some(sum) = magazine.account(region.zone, 0)
             && let Some(state) = state
@@ -142,13 +142,13 @@ impl<P: Platform> Frames<P> {
         if let Some(freed) = self.free_frame_looking(pin, given) {
             return freed;
         }
-        let region = state.region_of(number(given)).ok_or(FreeError::OutOfRange(given))?;
+        let region = state.region_of(FrameNumber::of(given)).ok_or(FreeError::OutOfRange(given))?;
         let guard = self.magazines.get(pin.cpu()).and_then(Magazine::enter);
         let is_other = guard.is_some_and(|guard| remember(state, &guard, region));
         if is_other && let Some(freed) = self.free_frame_looking(pin, given) {
             return freed;
         }
-        self.free_frame_general(state, pin, number(given))
+        self.free_frame_general(state, pin, FrameNumber::of(given))
     }
 }
 

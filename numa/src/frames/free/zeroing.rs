@@ -7,10 +7,10 @@
 use topomem_percpu::{Order, Platform};
 
 use crate::frames::Frames;
+use crate::frames::region::Region;
 use crate::frames::region::bitmap::masks;
-use crate::frames::region::{BLOCK, Region};
 use crate::frames::state::AllocatorState;
-use crate::frames::types::{Zeroing, frame};
+use crate::frames::types::{FrameNumber, Zeroing};
 
 impl<P: Platform> Frames<P> {
     /// Zeroes a run to be freed, if the configuration is [`Zeroing::OnFree`].
@@ -19,7 +19,7 @@ impl<P: Platform> Frames<P> {
         &self,
         state: &AllocatorState,
         region: &Region,
-        first: u64,
+        first: FrameNumber,
         order: Order,
     ) {
         if state.zeroing == Zeroing::OnFree {
@@ -29,25 +29,31 @@ impl<P: Platform> Frames<P> {
 
     /// Zeroes a part of a block as [`Frames::clear_freed`] does.
     #[inline]
-    pub(super) fn clear_freed_part(&self, state: &AllocatorState, region: &Region, first: u64, count: u64) {
+    pub(super) fn clear_freed_part(
+        &self,
+        state: &AllocatorState,
+        region: &Region,
+        first: FrameNumber,
+        count: u64,
+    ) {
         if state.zeroing == Zeroing::OnFree {
             self.clear_sound_part(region, first, count);
         }
     }
 
     #[inline(never)]
-    fn clear_sound(&self, region: &Region, first: u64, order: Order) {
+    fn clear_sound(&self, region: &Region, first: FrameNumber, order: Order) {
         if order < Order::HUGE {
             self.clear_sound_part(region, first, order.frames());
         } else if region.check_head(first, order).is_ok() {
-            self.zero(frame(first), order.bytes());
+            self.zero(first.frame(), order.bytes());
         }
     }
 
     #[inline(never)]
-    fn clear_sound_part(&self, region: &Region, first: u64, count: u64) {
+    fn clear_sound_part(&self, region: &Region, first: FrameNumber, count: u64) {
         if region.looks_allocated(first, count) {
-            self.zero(frame(first), count * 4096);
+            self.zero(first.frame(), count * 4096);
         }
     }
 }
@@ -55,9 +61,9 @@ impl<P: Platform> Frames<P> {
 impl Region {
     /// Returns true if the frames of one block may be freed, as far as the block's state and bits
     /// tell.
-    fn looks_allocated(&self, first: u64, count: u64) -> bool {
+    fn looks_allocated(&self, first: FrameNumber, count: u64) -> bool {
         let line = self.line(self.block_of(first));
-        let mut words = masks((first % BLOCK) as usize, count as usize);
+        let mut words = masks(first.bit_in_block(), count as usize);
         self.check_small(first, count).is_ok() && words.all(|(word, mask)| line.load(word) & mask == 0)
     }
 }

@@ -2,7 +2,7 @@
 
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
-use crate::frames::region::BLOCK;
+use crate::frames::types::FrameNumber;
 
 /// The number of bits above which a new block has the filter built anew.
 const CROWDED: u32 = 16;
@@ -24,8 +24,8 @@ impl Blocks {
 
     /// Returns false if the magazine had no words of the block of the frame numbered `number`.
     #[inline(always)]
-    pub(super) fn may_have(self, number: u64) -> bool {
-        self.0 >> (number / BLOCK % 64) & 1 != 0
+    pub(super) fn may_have(self, number: FrameNumber) -> bool {
+        self.0 >> (number.block().get() % 64) & 1 != 0
     }
 }
 
@@ -49,17 +49,17 @@ impl BlockFilter {
 
     /// Returns false if the magazine has no words of the block of the frame numbered `number`.
     #[inline(always)]
-    pub(super) fn may_have(&self, number: u64) -> bool {
+    pub(super) fn may_have(&self, number: FrameNumber) -> bool {
         self.read().may_have(number)
     }
 
     /// Adds the block of the frame numbered `number`. Forgets blocks of which the magazine has no
     /// words any more if there are many: `held` names a frame of each block of which it has some.
-    pub(super) fn add<I: Iterator<Item = u64>>(&self, number: u64, held: impl FnOnce() -> I) {
+    pub(super) fn add<I: Iterator<Item = FrameNumber>>(&self, number: FrameNumber, held: impl FnOnce() -> I) {
         if self.may_have(number) {
             return;
         }
-        let bit = |number: u64| 1 << (number / BLOCK % 64);
+        let bit = |number: FrameNumber| 1 << (number.block().get() % 64);
         let mut blocks = self.0.load(Ordering::Relaxed);
         if blocks.count_ones() >= CROWDED {
             blocks = held().fold(0, |blocks, number| blocks | bit(number));
@@ -71,17 +71,19 @@ impl BlockFilter {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::frames::types::BLOCK;
 
     #[test]
     fn a_block_that_is_held_is_never_forgotten() {
         let filter = BlockFilter::new();
         for block in 0..1000_u64 {
-            let held = || (block.saturating_sub(5)..block).map(|block| block * BLOCK);
-            filter.add(block * BLOCK, held);
-            assert!(filter.may_have(block * BLOCK));
+            let first = |block: u64| FrameNumber::new(block * BLOCK);
+            let held = || (block.saturating_sub(5)..block).map(first);
+            filter.add(first(block), held);
+            assert!(filter.may_have(first(block)));
             assert!(held().all(|number| filter.may_have(number + 511)), "{block}");
             assert!(filter.0.load(Ordering::Relaxed).count_ones() <= CROWDED);
         }
-        assert!((0..64).any(|block| !filter.may_have(block * BLOCK)));
+        assert!((0..64).any(|block| !filter.may_have(FrameNumber::new(block * BLOCK))));
     }
 }

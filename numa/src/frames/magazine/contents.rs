@@ -8,17 +8,15 @@ use super::held_words::HeldBlock;
 use super::{Magazine, NEAR};
 use crate::frames::node::turns::Turns;
 use crate::frames::node::zeroed_pool::PoolCursor;
-use crate::frames::region::BLOCK;
-use crate::frames::region::bitmap::ones;
 use crate::frames::region::transit::Watch;
 use crate::frames::region::word::Word;
-use crate::frames::types::Zone;
+use crate::frames::types::{BLOCK, FrameNumber, WordNumber, Zone};
 
 impl Magazine {
     /// Returns the place of a near word.
     #[inline]
-    pub(super) fn near_place(&self, key: u64) -> &Entry {
-        &self.near[key as usize & (self.size.load(Ordering::Relaxed) as usize - 1) & (NEAR - 1)]
+    pub(super) fn near_place(&self, key: WordNumber) -> &Entry {
+        &self.near[key.get() as usize & (self.size.load(Ordering::Relaxed) as usize - 1) & (NEAR - 1)]
     }
 
     /// Takes a frame out of `entry`, an entry of the magazine. The caller has exclusive use of the magazine.
@@ -27,10 +25,9 @@ impl Magazine {
         entry.take(&self.taken)
     }
 
-    /// Takes a frame out of `entry`, an entry of the magazine, marked as handed out, in paranoid mode. Returns the
-    /// frame's physical address. The caller has exclusive use of the magazine.
+    /// Takes a frame out of `entry`, an entry of the magazine, marked as handed out, in paranoid mode. The caller has exclusive use of the magazine.
     #[inline(always)]
-    pub(in crate::frames) fn take_marked_from(&self, entry: &Entry) -> Option<u64> {
+    pub(in crate::frames) fn take_marked_from(&self, entry: &Entry) -> Option<PhysFrame> {
         entry.take_marked(&self.taken)
     }
 
@@ -47,7 +44,7 @@ impl Magazine {
 
     /// Returns true if the word numbered `key` is held among whole words. For contexts of the CPU.
     #[inline]
-    pub(in crate::frames) fn holds_whole(&self, key: u64) -> bool {
+    pub(in crate::frames) fn holds_whole(&self, key: WordNumber) -> bool {
         self.held.has(key)
     }
 
@@ -57,7 +54,7 @@ impl Magazine {
     }
 
     /// Returns the place of whole words of the block from the frame numbered `first` on, if any.
-    pub(in crate::frames) fn whole_words_of(&self, first: u64) -> Option<&HeldBlock> {
+    pub(in crate::frames) fn whole_words_of(&self, first: FrameNumber) -> Option<&HeldBlock> {
         self.held.place_of(first)
     }
 
@@ -68,34 +65,32 @@ impl Magazine {
     }
 
     /// Returns the first frames of the held whole blocks; an estimate like `words`.
-    pub(crate) fn blocks(&self) -> impl Iterator<Item = u64> {
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = FrameNumber> {
         self.huge.iter()
     }
 
     /// Returns the first frame of the owned block.
-    pub(crate) fn block(&self) -> Option<u64> {
-        self.block.load(Ordering::Relaxed).checked_sub(1)
+    pub(crate) fn block(&self) -> Option<FrameNumber> {
+        self.block.load(Ordering::Relaxed).checked_sub(1).map(FrameNumber::new)
     }
 
     /// Returns a held frame among the `count` frames from `first` on.
-    pub(crate) fn holds_of(&self, first: u64, count: u64) -> Option<u64> {
-        let keys = first / 64..=(first + count.saturating_sub(1)) / 64;
+    pub(crate) fn holds_of(&self, first: FrameNumber, count: u64) -> Option<FrameNumber> {
+        let keys = first.word()..=(first + count.saturating_sub(1)).word();
         self.words().filter(|word| keys.contains(&word.key)).find_map(|word| {
-            let base = word.key * 64;
-            let below = |end: u64| ones(end.saturating_sub(base).min(64) as u32);
-            let held = word.mask & below(first + count) & !below(first);
-            (held != 0).then(|| base + u64::from(held.trailing_zeros()))
+            let held = word.mask & word.key.mask_below(first + count) & !word.key.mask_below(first);
+            (held != 0).then(|| word.key.lowest_of(held))
         })
     }
 
     /// Returns true if the frame numbered `number` is held in a word. For a context of its CPU that
     /// has interrupted no use of the magazine.
     #[inline]
-    pub(in crate::frames) fn holds(&self, number: u64) -> bool {
-        let key = number / 64;
+    pub(in crate::frames) fn holds(&self, number: FrameNumber) -> bool {
+        let key = number.word();
         let near = self.near_place(key);
         let holds = |entry: &Entry| {
-            entry.read().is_some_and(|word| word.key == key && word.mask >> (number % 64) & 1 != 0)
+            entry.read().is_some_and(|word| word.key == key && word.mask & number.mask_in_word() != 0)
         };
         holds(near) || self.away.iter().any(holds) || self.held.has(key)
     }

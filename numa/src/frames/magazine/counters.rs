@@ -7,17 +7,17 @@ use super::held_words::WORD_ORDER;
 use super::{MISSED, Magazine};
 use crate::frames::node::UNREPORTED;
 use crate::frames::region::word::Word;
-use crate::frames::types::{MagazineStats, Zone};
+use crate::frames::types::{MagazineStats, WordNumber, Zone};
 
 impl Magazine {
     /// Returns true if another frame of the word bypassed the magazine recently, and records the new
     /// frame.
     #[inline]
-    pub(crate) fn freed_before(&self, key: u64) -> bool {
-        let missed = &self.missed[key as usize % MISSED];
+    pub(crate) fn freed_before(&self, key: WordNumber) -> bool {
+        let missed = &self.missed[key.get() as usize % MISSED];
         let before = missed.get();
-        missed.set(key);
-        before == key
+        missed.set(key.get());
+        before == key.get()
     }
 
     /// Counts frames gained or lost by `zone` of the magazine's node. Returns the sum if the sum is to be reported

@@ -17,7 +17,7 @@ use crate::frames::node::zeroed_pool::ZeroedPool;
 use crate::frames::region::Region;
 use crate::frames::region::transit::Transit;
 use crate::frames::region::word::Word;
-use crate::frames::types::{Zone, number};
+use crate::frames::types::{FrameNumber, WordNumber, Zone};
 
 /// The region of the frames that a CPU frees directly, and the pool of the region's node.
 ///
@@ -26,7 +26,7 @@ use crate::frames::types::{Zone, number};
 /// Written and read by the magazine's CPU alone, in one context at a time: Relaxed.
 #[derive(Debug)]
 pub(super) struct Direct {
-    /// The region's first frame.
+    /// The number of the region's first frame.
     start: AtomicU64,
     /// The number of the region's frames; 0 without a region.
     frames: AtomicU64,
@@ -59,8 +59,8 @@ impl Direct {
 
     /// Returns the region and the pool of the region's node, if the region has the frame numbered `number`.
     #[inline(always)]
-    fn of(&self, number: u64) -> Option<(&'static Region, &'static ZeroedPool)> {
-        let offset = number.wrapping_sub(self.start.load(Ordering::Relaxed));
+    fn of(&self, number: FrameNumber) -> Option<(&'static Region, &'static ZeroedPool)> {
+        let offset = number.get().wrapping_sub(self.start.load(Ordering::Relaxed));
         if offset >= self.frames.load(Ordering::Relaxed) {
             return None;
         }
@@ -87,7 +87,7 @@ impl Direct {
         }
         self.pool.store(ptr::from_ref(pool).cast_mut(), Ordering::Relaxed);
         self.region.store(ptr::from_ref(region).cast_mut(), Ordering::Relaxed);
-        self.start.store(region.span.start, Ordering::Relaxed);
+        self.start.store(region.span.start.get(), Ordering::Relaxed);
         self.frames.store(region.span.frames(), Ordering::Relaxed);
         true
     }
@@ -148,11 +148,11 @@ impl Magazine {
     #[inline(always)]
     pub(in crate::frames) fn free_directly(
         &self,
-        number: u64,
+        number: FrameNumber,
         elsewhere: Elsewhere,
         is_more_due: impl Fn() -> bool,
     ) -> Freed {
-        let key = number / 64;
+        let key = number.word();
         let Some((region, pool)) = self.direct.of(number) else { return Freed::No };
         let is_elsewhere = match elsewhere {
             Elsewhere::Never => pool.is_used() || region.retired.lists_any(),
@@ -206,10 +206,10 @@ impl Magazine {
         let transit = self.transits[zone].begin_alone();
         let mut freed = 0;
         while let Some(&first) = frames.get(freed) {
-            let first = number(first);
+            let first = FrameNumber::of(first);
             let mut group =
-                Group { frames: Word { key: first / 64, mask: 1 << (first % 64) }, end: freed + 1 };
-            if frames.get(group.end).is_some_and(|&next| number(next) / 64 == group.frames.key) {
+                Group { frames: Word { key: first.word(), mask: first.mask_in_word() }, end: freed + 1 };
+            if frames.get(group.end).is_some_and(|&next| WordNumber::of(next) == group.frames.key) {
                 group = Group::gather(frames, freed);
             }
             if looked_at.may_have(first) && self.is_elsewhere(region, pool, group.frames) {
@@ -233,7 +233,7 @@ impl Magazine {
     /// frame's block a retired frame.
     #[inline(never)]
     fn is_elsewhere(&self, region: &Region, pool: &ZeroedPool, frames: Word) -> bool {
-        let first = frames.key * 64;
+        let first = frames.key.first_frame();
         (self.blocks.may_have(first)
             && (self.near_place(frames.key).has_key(frames.key) || self.held.has(frames.key)))
             || (pool.is_used() && pool.held(frames.key) & frames.mask != 0)
@@ -253,9 +253,10 @@ impl Group {
     /// Returns the group that begins at `start`. A frame that is listed twice begins a group of its own.
     #[inline(never)]
     fn gather(frames: &[PhysFrame], start: usize) -> Group {
-        let mut group = Group { frames: Word { key: 0, mask: 0 }, end: start };
+        let mut group = Group { frames: Word { key: WordNumber::new(0), mask: 0 }, end: start };
         while let Some(&frame) = frames.get(group.end) {
-            let (key, bit) = (number(frame) / 64, 1 << (number(frame) % 64));
+            let number = FrameNumber::of(frame);
+            let (key, bit) = (number.word(), number.mask_in_word());
             if group.frames.mask != 0 && (key != group.frames.key || group.frames.mask & bit != 0) {
                 break;
             }

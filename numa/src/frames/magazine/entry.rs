@@ -13,12 +13,19 @@ use crate::frames::region::bitmap::{aligned_runs, bits_of_run, ones};
 use crate::frames::region::block::BlockEntry;
 use crate::frames::region::marks::{WordMarks, record_run_alloc, verify_run_free};
 use crate::frames::region::word::{Home, Word};
+use crate::frames::types::WordNumber;
 
 /// The base of no word: bases are multiples of [`SPAN`].
 const VACANT: u64 = u64::MAX;
 
 /// Bytes of memory covered by a word's 64 frames.
 pub(super) const SPAN: u64 = 64 << 12;
+
+/// Returns the physical address of a word's first frame.
+#[inline(always)]
+pub(super) const fn base_of(key: WordNumber) -> u64 {
+    key.get() * SPAN
+}
 
 #[cfg(not(loom))]
 static CLOSED: Entry = Entry::new();
@@ -93,7 +100,7 @@ impl Entry {
     }
 
     pub(super) fn hold(&self, word: Word, home: Home) {
-        self.base.store(word.key * SPAN, Ordering::Relaxed);
+        self.base.store(base_of(word.key), Ordering::Relaxed);
         self.home.store(ptr::from_ref(home.word).cast_mut(), Ordering::Relaxed);
         self.state.store(ptr::from_ref(home.state).cast_mut(), Ordering::Relaxed);
         let marks = home.marks.map_or(ptr::null(), ptr::from_ref);
@@ -126,34 +133,34 @@ impl Entry {
         // taken, or as in transit.
         let (base, mask) = (self.base.load(Ordering::Relaxed), self.mask.load(Ordering::Acquire));
         // Another CPU may see the base and the mask of different moments.
-        (mask != 0 && base != VACANT).then_some(Word { key: base / SPAN, mask })
+        (mask != 0 && base != VACANT).then_some(Word { key: WordNumber::new(base / SPAN), mask })
     }
 
     /// Returns the number of the entry's word, with or without frames.
-    pub(super) fn key(&self) -> Option<u64> {
+    pub(super) fn key(&self) -> Option<WordNumber> {
         let base = self.base.load(Ordering::Relaxed);
-        (base != VACANT).then_some(base / SPAN)
+        (base != VACANT).then(|| WordNumber::new(base / SPAN))
     }
 
     /// Returns true if the entry has the word numbered `key`.
     #[inline]
-    pub(super) fn has_key(&self, key: u64) -> bool {
-        self.base.load(Ordering::Relaxed) == key * SPAN
+    pub(super) fn has_key(&self, key: WordNumber) -> bool {
+        self.base.load(Ordering::Relaxed) == base_of(key)
     }
 
-    /// Returns the index of the frame at the physical address in the entry's word.
+    /// Returns the bit number of `frame` in the entry's word.
     #[inline(always)]
-    fn index_of(&self, address: u64) -> Option<u32> {
+    fn index_of(&self, frame: PhysFrame) -> Option<u32> {
         // Bases are aligned to the span, and the address of a frame within the span differs in the bit
         // number only.
-        let index = (address ^ self.base.load(Ordering::Relaxed)) >> 12;
+        let index = (frame.start_address().as_u64() ^ self.base.load(Ordering::Relaxed)) >> 12;
         (index < 64).then_some(index as u32)
     }
 
     /// Returns the bit of `frame` in the entry's word.
     #[inline]
     fn bit_of(&self, frame: PhysFrame) -> Option<u64> {
-        self.index_of(frame.start_address().as_u64()).map(|index| 1 << index)
+        self.index_of(frame).map(|index| 1 << index)
     }
 
     /// Returns true if the entry has the word of `frame`.
@@ -175,44 +182,43 @@ impl Entry {
         // Release pairs with the Acquire in `read`: a reader finding the frame gone sees the frame
         // counted. A plain store on common machines.
         self.mask.store(rest, Ordering::Release);
-        let address = self.address_of(mask.trailing_zeros());
+        Some(self.frame_of(mask.trailing_zeros()))
+    }
+
+    /// Returns the frame of bit `bit` of the entry's word.
+    #[inline]
+    fn frame_of(&self, bit: u32) -> PhysFrame {
+        let address = self.base.load(Ordering::Relaxed) | u64::from(bit) << 12;
         // SAFETY: a held word's base is the address of managed frames, so below 2^52; base and
         // offset are multiples of 4096.
-        Some(unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new(address)) })
+        unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new(address)) }
     }
 
-    /// Returns the physical address of the frame of bit `bit` of the entry's word.
-    #[inline]
-    fn address_of(&self, bit: u32) -> u64 {
-        self.base.load(Ordering::Relaxed) | u64::from(bit) << 12
-    }
-
-    /// Takes an aligned run of `order` (1 to 5) out, counted in `taken`. Returns the run's physical
-    /// address. The highest run is taken, since single frames are taken from below.
+    /// Takes an aligned run of `order` (1 to 5) out, counted in `taken`. Returns the run's first
+    /// frame. The highest run is taken, since single frames are taken from below.
     #[inline(always)]
-    pub(super) fn take_run(&self, order: Order, taken: &Count) -> Option<u64> {
+    pub(super) fn take_run(&self, order: Order, taken: &Count) -> Option<PhysFrame> {
         let mask = self.mask.load(Ordering::Relaxed);
         let bit = aligned_runs(mask, order.get().into()).checked_ilog2()?;
         taken.add(1);
         // Release: as in `take`.
         self.mask.store(mask & !(bits_of_run(order) << bit), Ordering::Release);
-        Some(self.address_of(bit))
+        Some(self.frame_of(bit))
     }
 
-    /// Takes a frame out, marked as handed out and counted in `taken`, in paranoid mode. Returns
-    /// its physical address.
+    /// Takes a frame out, marked as handed out and counted in `taken`, in paranoid mode.
     #[inline(always)]
-    pub(in crate::frames) fn take_marked(&self, taken: &Count) -> Option<u64> {
+    pub(in crate::frames) fn take_marked(&self, taken: &Count) -> Option<PhysFrame> {
         let index = self.mask.load(Ordering::Relaxed).trailing_zeros();
         self.take(taken)?;
         self.mark_of(index).into_iter().for_each(|mark| record_run_alloc(mark, Order::FRAME));
-        Some(self.address_of(index))
+        Some(self.frame_of(index))
     }
 
     /// Adds a frame marked as handed out, if the frame is of the entry's word, in paranoid mode.
     #[inline(always)]
     pub(super) fn add_marked(&self, frame: PhysFrame) -> Insertion {
-        let Some(index) = self.index_of(frame.start_address().as_u64()) else { return Insertion::Elsewhere };
+        let Some(index) = self.index_of(frame) else { return Insertion::Elsewhere };
         match self.mark_of(index) {
             Some(mark) if verify_run_free(mark, Order::FRAME) => {
                 // By the mark the frame was handed out, and is free nowhere.
@@ -224,11 +230,10 @@ impl Entry {
         }
     }
 
-    /// Returns the mark of the frame at the physical address, if the frame is of the entry's word, in
-    /// paranoid mode.
+    /// Returns the mark of `frame`, if the frame is of the entry's word, in paranoid mode.
     #[inline(always)]
-    pub(super) fn mark_at(&self, address: u64) -> Option<&'static AtomicU8> {
-        self.mark_of(self.index_of(address)?)
+    pub(super) fn mark_at(&self, frame: PhysFrame) -> Option<&'static AtomicU8> {
+        self.mark_of(self.index_of(frame)?)
     }
 
     /// Returns the mark of a frame of the entry's word, in paranoid mode.

@@ -14,7 +14,7 @@ use crate::frames::region::Region;
 use crate::frames::region::block::HugeBlock;
 use crate::frames::region::transit::Transit;
 use crate::frames::region::word::{Home, Word};
-use crate::frames::types::Zone;
+use crate::frames::types::{FrameNumber, WordNumber, Zone};
 
 /// The number of refills and evictions between reviews of the size.
 const WINDOW: u16 = 16;
@@ -68,7 +68,7 @@ impl MagazineGuard {
 
     /// Returns the slot of a near word.
     #[inline]
-    fn slot(&self, key: u64) -> &'static Entry {
+    fn slot(&self, key: WordNumber) -> &'static Entry {
         self.magazine.near_place(key)
     }
 
@@ -101,17 +101,17 @@ impl MagazineGuard {
     /// Returns true if the magazine has the near word of a frame.
     #[inline]
     pub(crate) fn has_near(&self, frame: PhysFrame) -> bool {
-        self.slot(frame.start_address().as_u64() >> 18).is_of(frame)
+        self.slot(WordNumber::of(frame)).is_of(frame)
     }
 
     /// Returns true if the magazine has the near word of a frame, without any frame of the word.
     pub(crate) fn has_emptied(&self, frame: PhysFrame) -> bool {
-        let entry = self.slot(frame.start_address().as_u64() >> 18);
+        let entry = self.slot(WordNumber::of(frame));
         entry.is_of(frame) && entry.read().is_none()
     }
 
     /// Returns the frames of the word numbered `key` held in the near and the whole words.
-    pub(in crate::frames) fn held_of(&self, key: u64) -> u64 {
+    pub(in crate::frames) fn held_of(&self, key: WordNumber) -> u64 {
         match self.slot(key).read() {
             Some(near) if near.key == key => near.mask,
             _ if self.held.has(key) => u64::MAX,
@@ -120,14 +120,14 @@ impl MagazineGuard {
     }
 
     /// Returns the entry with frames of the near word numbered `key`.
-    pub(in crate::frames) fn near_of(&self, key: u64) -> Option<&'static Entry> {
+    pub(in crate::frames) fn near_of(&self, key: WordNumber) -> Option<&'static Entry> {
         let entry = self.slot(key);
         (entry.read()?.key == key).then_some(entry)
     }
 
     /// Frees a frame of a held near word.
     pub(crate) fn insert_near(&self, frame: PhysFrame) -> Insertion {
-        let entry = self.slot(frame.start_address().as_u64() >> 18);
+        let entry = self.slot(WordNumber::of(frame));
         let inserted = entry.add(frame);
         if inserted == Insertion::Taken {
             self.current.set(entry);
@@ -157,7 +157,7 @@ impl MagazineGuard {
         if evicted {
             home(entry);
         }
-        self.note_block(word.key * 64);
+        self.note_block(word.key.first_frame());
         entry.hold(word, at);
         if evicted {
             self.look_at_size(1);
@@ -179,9 +179,9 @@ impl MagazineGuard {
     }
 
     /// Records the block of a frame: the magazine is about to have words of the block.
-    fn note_block(&self, number: u64) {
+    fn note_block(&self, number: FrameNumber) {
         self.blocks.add(number, || {
-            let near = self.near.iter().filter_map(Entry::key).map(|key| key * 64);
+            let near = self.near.iter().filter_map(Entry::key).map(WordNumber::first_frame);
             near.chain(self.held.firsts())
         });
     }
@@ -234,7 +234,7 @@ impl MagazineGuard {
         self.size.store(size * 2, Ordering::Relaxed);
         // A word's slot is the same in the doubled array, or as far again behind.
         for (slot, entry) in self.magazine.near[..size as usize].iter().enumerate() {
-            let moves = entry.key().is_some_and(|key| key as usize & (size as usize) != 0);
+            let moves = entry.key().is_some_and(|key| key.get() as usize & (size as usize) != 0);
             if let Some(place) = self.magazine.near.get(slot + size as usize).filter(|_| moves) {
                 place.take_over(entry);
                 if ptr::eq(self.current.get(), entry) {
@@ -302,7 +302,7 @@ impl MagazineGuard {
     }
 
     /// Returns the first frame of the whole block to be freed next.
-    pub(crate) fn top_huge(&self) -> Option<u64> {
+    pub(crate) fn top_huge(&self) -> Option<FrameNumber> {
         self.huge.top()
     }
 
@@ -312,8 +312,8 @@ impl MagazineGuard {
     }
 
     /// Records the owned block, by its first frame.
-    pub(crate) fn set_block(&self, first: Option<u64>) {
-        self.block.store(first.map_or(0, |frame| frame + 1), Ordering::Relaxed);
+    pub(crate) fn set_block(&self, first: Option<FrameNumber>) {
+        self.block.store(first.map_or(0, |frame| frame.get() + 1), Ordering::Relaxed);
     }
 
     /// Returns the unreported sum, to be reported now.

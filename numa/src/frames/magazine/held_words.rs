@@ -7,14 +7,14 @@
 use core::ptr;
 
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use topomem_percpu::{Order, PhysFrame};
+use topomem_percpu::{Order, PhysAddr, PhysFrame};
 
 use super::count::Count;
-use super::entry::{Insertion, SPAN};
-use crate::frames::region::BLOCK;
+use super::entry::{Insertion, SPAN, base_of};
 use crate::frames::region::bitmap::{AtomicBitmap512, WORDS, aligned_runs};
 use crate::frames::region::block::BlockEntry;
 use crate::frames::region::word::Word;
+use crate::frames::types::{BLOCK, BlockNumber, FrameNumber, WordNumber};
 
 /// The maximum number of blocks with a place: 32 MiB.
 const PLACES: usize = 16;
@@ -56,7 +56,7 @@ pub(crate) struct HeldBlock {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockHome {
     /// The block's first frame.
-    pub(crate) first: u64,
+    pub(crate) first: FrameNumber,
     pub(crate) line: &'static AtomicBitmap512,
     pub(crate) state: &'static BlockEntry,
 }
@@ -78,6 +78,11 @@ pub(super) fn words_of(order: Order) -> usize {
 pub(in crate::frames) fn mask_of(order: Order) -> u64 {
     const MASKS: [u64; 4] = [0b1, 0b11, 0b1111, 0b1111_1111];
     MASKS[level(order) as usize]
+}
+
+/// Returns the frame at the physical address `base`.
+fn frame_at(base: u64) -> FrameNumber {
+    FrameNumber::containing(PhysAddr::new(base))
 }
 
 macro_rules! vacant {
@@ -105,10 +110,10 @@ impl HeldWords {
         HeldWords { places: places(room), current: AtomicU32::new(0), blocks }
     }
 
-    /// Returns the index of the place for the block of the physical address.
+    /// Returns the index of the place for a block.
     #[inline]
-    fn index_of(&self, address: u64) -> u32 {
-        (address >> 21) as u32 & self.places.wrapping_sub(1)
+    fn index_of(&self, block: BlockNumber) -> u32 {
+        block.get() as u32 & self.places.wrapping_sub(1)
     }
 
     #[inline]
@@ -116,17 +121,17 @@ impl HeldWords {
         &self.blocks[index as usize % PLACES]
     }
 
-    /// Takes a run of `order` (6 to 8) out, counted in `taken`. Returns the run's physical address.
+    /// Takes a run of `order` (6 to 8) out, counted in `taken`. Returns the run's first frame.
     ///
     /// Bound: a check of each place.
     #[inline(always)]
-    pub(super) fn take(&self, order: Order, taken: &Count) -> Option<u64> {
+    pub(super) fn take(&self, order: Order, taken: &Count) -> Option<PhysFrame> {
         let first = self.at(self.current.load(Ordering::Relaxed));
         first.take(order, taken).or_else(|| self.take_elsewhere(order, taken))
     }
 
     #[inline(never)]
-    fn take_elsewhere(&self, order: Order, taken: &Count) -> Option<u64> {
+    fn take_elsewhere(&self, order: Order, taken: &Count) -> Option<PhysFrame> {
         let (places, first) = (self.places, self.current.load(Ordering::Relaxed));
         (1..places).map(|offset| (first + offset) & (places - 1)).find_map(|index| {
             let run = self.at(index).take(order, taken)?;
@@ -138,7 +143,7 @@ impl HeldWords {
     /// Adds a run of `order` (6 to 8), if the run's block has a place.
     #[inline(always)]
     pub(super) fn add(&self, frame: PhysFrame, order: Order) -> Insertion {
-        let index = self.index_of(frame.start_address().as_u64());
+        let index = self.index_of(FrameNumber::of(frame).block());
         let inserted = self.at(index).add(frame, order);
         if inserted == Insertion::Taken {
             self.current.store(index, Ordering::Relaxed);
@@ -147,8 +152,8 @@ impl HeldWords {
     }
 
     /// Returns the place for the block from the frame numbered `first` on, if any.
-    pub(in crate::frames) fn place_of(&self, first: u64) -> Option<&HeldBlock> {
-        (self.places > 0).then(|| self.at(self.index_of(first << 12)))
+    pub(in crate::frames) fn place_of(&self, first: FrameNumber) -> Option<&HeldBlock> {
+        (self.places > 0).then(|| self.at(self.index_of(first.block())))
     }
 
     /// Returns the places in use.
@@ -157,9 +162,9 @@ impl HeldWords {
     }
 
     /// Returns the first frame of each block with a place.
-    pub(super) fn firsts(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn firsts(&self) -> impl Iterator<Item = FrameNumber> {
         let bases = self.iter().map(|block| block.base.load(Ordering::Relaxed));
-        bases.filter(|&base| base != VACANT).map(|base| base >> 12)
+        bases.filter(|&base| base != VACANT).map(frame_at)
     }
 
     /// Returns every held word; an estimate while the owner continues.
@@ -167,16 +172,15 @@ impl HeldWords {
         self.iter().flat_map(|block| {
             let (first, mask) = block.read();
             let held = (0..WORDS as u64).filter(move |word| mask >> word & 1 != 0);
-            held.map(move |word| Word { key: first / 64 + word, mask: u64::MAX })
+            held.map(move |word| Word { key: first.word() + word, mask: u64::MAX })
         })
     }
 
     /// Returns true if the word numbered `key` is held. For contexts of the owning CPU.
     #[inline]
-    pub(in crate::frames) fn has(&self, key: u64) -> bool {
-        let address = key * SPAN;
-        let block = self.at(self.index_of(address));
-        block.word_of(address).is_some_and(|word| block.mask.load(Ordering::Relaxed) >> word & 1 != 0)
+    pub(in crate::frames) fn has(&self, key: WordNumber) -> bool {
+        let block = self.at(self.index_of(key.block()));
+        block.word_of(base_of(key)).is_some_and(|word| block.mask.load(Ordering::Relaxed) >> word & 1 != 0)
     }
 }
 
@@ -198,12 +202,12 @@ impl HeldBlock {
     }
 
     /// Returns true if the place is of the block from the frame numbered `first` on.
-    pub(in crate::frames) fn is_of(&self, first: u64) -> bool {
-        self.base.load(Ordering::Relaxed) == first << 12
+    pub(in crate::frames) fn is_of(&self, first: FrameNumber) -> bool {
+        self.base.load(Ordering::Relaxed) == first.get() << 12
     }
 
     #[inline(always)]
-    fn take(&self, order: Order, taken: &Count) -> Option<u64> {
+    fn take(&self, order: Order, taken: &Count) -> Option<PhysFrame> {
         let mask = self.mask.load(Ordering::Relaxed);
         let runs = aligned_runs(mask, level(order));
         if runs == 0 {
@@ -214,7 +218,10 @@ impl HeldBlock {
         // Release pairs with the Acquire in `read`: a reader finding the frames gone sees the frames
         // counted.
         self.mask.store(mask & !(mask_of(order) << word), Ordering::Release);
-        Some(self.base.load(Ordering::Relaxed) + u64::from(word) * SPAN)
+        let address = self.base.load(Ordering::Relaxed) + u64::from(word) * SPAN;
+        // SAFETY: a held block's base is the address of managed frames, so below 2^52; base and offset
+        // are multiples of 4096.
+        Some(unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new(address)) })
     }
 
     #[inline(always)]
@@ -244,7 +251,7 @@ impl HeldBlock {
 
     /// Assigns the place to a block with the held words `mask`.
     pub(super) fn hold(&self, home: BlockHome, mask: u64) {
-        self.base.store(home.first << 12, Ordering::Relaxed);
+        self.base.store(home.first.get() << 12, Ordering::Relaxed);
         self.line.store(ptr::from_ref(home.line).cast_mut(), Ordering::Relaxed);
         self.state.store(ptr::from_ref(home.state).cast_mut(), Ordering::Relaxed);
         // Release pairs with the Acquire in `read`: a reader finding the frames here finds the frames
@@ -259,22 +266,22 @@ impl HeldBlock {
 
     /// Returns the block's first frame, and the held words. Acquire pairs with the Release in
     /// `hold`, `take` and `remove`.
-    fn read(&self) -> (u64, u64) {
+    fn read(&self) -> (FrameNumber, u64) {
         let (base, mask) = (self.base.load(Ordering::Relaxed), self.mask.load(Ordering::Acquire));
         // Another CPU may see the base and the mask of different moments.
-        if base == VACANT { (0, 0) } else { (base >> 12, mask) }
+        if base == VACANT { (FrameNumber::ZERO, 0) } else { (frame_at(base), mask) }
     }
 
     /// Returns one of the held words.
     pub(in crate::frames) fn top(&self) -> Option<Word> {
         let (first, mask) = self.read();
         let word = u64::from(mask.checked_ilog2()?);
-        Some(Word { key: first / 64 + word, mask: u64::MAX })
+        Some(Word { key: first.word() + word, mask: u64::MAX })
     }
 
     /// Takes a word out. The caller is in transit.
     pub(in crate::frames) fn remove(&self, word: Word) {
-        let mask = self.mask.load(Ordering::Relaxed) & !(1 << (word.key % WORDS as u64));
+        let mask = self.mask.load(Ordering::Relaxed) & !(1 << word.key.index_in_block());
         // Release pairs with the Acquire in `read`: a reader that finds the frames gone sees the
         // caller in transit.
         self.mask.store(mask, Ordering::Release);

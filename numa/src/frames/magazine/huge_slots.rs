@@ -8,6 +8,7 @@ use core::ptr;
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use crate::frames::region::block::{BlockEntry, HugeBlock};
+use crate::frames::types::FrameNumber;
 
 /// The maximum number of blocks: 16 MiB.
 pub(crate) const MOST: usize = 8;
@@ -23,9 +24,15 @@ pub(crate) struct HugeSlots {
 
 #[derive(Debug)]
 struct Slot {
-    /// The block's first frame.
+    /// The number of the block's first frame.
     first: AtomicU64,
     entry: AtomicPtr<BlockEntry>,
+}
+
+impl Slot {
+    fn first(&self) -> FrameNumber {
+        FrameNumber::new(self.first.load(Ordering::Relaxed))
+    }
 }
 
 impl HugeSlots {
@@ -54,16 +61,16 @@ impl HugeSlots {
     pub(super) fn push(&self, block: HugeBlock) {
         let held = self.held.load(Ordering::Relaxed);
         let Some(slot) = self.slots.get(held as usize) else { return };
-        slot.first.store(block.first, Ordering::Relaxed);
+        slot.first.store(block.first.get(), Ordering::Relaxed);
         slot.entry.store(ptr::from_ref(block.entry).cast_mut(), Ordering::Relaxed);
         // Release pairs with the Acquire in `iter`: a reader that sees the count sees the block.
         self.held.store(held + 1, Ordering::Release);
     }
 
     /// Returns the first frame of the top block.
-    pub(super) fn top(&self) -> Option<u64> {
+    pub(super) fn top(&self) -> Option<FrameNumber> {
         let held = self.held.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.slots.get(held as usize)?.first.load(Ordering::Relaxed))
+        Some(self.slots.get(held as usize)?.first())
     }
 
     /// Takes the top block, which the caller has counted as taken, or is in transit with.
@@ -75,14 +82,14 @@ impl HugeSlots {
         self.held.store(held, Ordering::Release);
         // SAFETY: below `held`, so `push` stored the address of a `&'static`.
         let entry = unsafe { &*slot.entry.load(Ordering::Relaxed) };
-        Some(HugeBlock { first: slot.first.load(Ordering::Relaxed), entry })
+        Some(HugeBlock { first: slot.first(), entry })
     }
 
     /// Returns the first frames of the blocks; an estimate while the owner continues. Acquire pairs
     /// with the Release in `push` and `pop`.
-    pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = FrameNumber> {
         let held = self.held.load(Ordering::Acquire) as usize;
-        self.slots.iter().take(held).map(|slot| slot.first.load(Ordering::Relaxed))
+        self.slots.iter().take(held).map(Slot::first)
     }
 }
 

@@ -105,7 +105,7 @@ pub(crate) struct Magazine {
     held: HeldWords,
     /// Runs taken out, by order from 1 on.
     runs: [Count; RUN_ORDERS],
-    /// The owned block: the first frame + 1; 0 for none.
+    /// The owned block: the number of the first frame + 1; 0 for none.
     block: AtomicU64,
     misses: Count,
     refills: Count,

@@ -8,6 +8,7 @@ use super::entry::Insertion;
 use super::held_words::words_of;
 use super::{Magazine, NEAR, RUN_ORDERS};
 use crate::frames::region::marks::{record_run_alloc, verify_run_free};
+use crate::frames::types::{FrameNumber, WordNumber};
 
 /// Returns the frames from `first` in parts of one word each.
 fn by_word(first: PhysFrame, count: u32) -> impl Iterator<Item = (PhysFrame, u32)> {
@@ -15,7 +16,7 @@ fn by_word(first: PhysFrame, count: u32) -> impl Iterator<Item = (PhysFrame, u32
     core::iter::from_fn(move || {
         let left = count.checked_sub(done).filter(|&left| left > 0)?;
         let start = first + u64::from(done);
-        let in_word = 64 - (start.start_address().as_u64() >> 12) as u32 % 64;
+        let in_word = 64 - FrameNumber::of(start).bit_in_word() as u32;
         let part = left.min(in_word);
         done += part;
         Some((start, part))
@@ -24,13 +25,14 @@ fn by_word(first: PhysFrame, count: u32) -> impl Iterator<Item = (PhysFrame, u32
 
 impl Magazine {
     /// Takes out a run of `order` (1 to 5), marked as handed out, in paranoid mode. Returns the run's
-    /// physical address. The caller has exclusive use of the magazine.
+    /// first frame. The caller has exclusive use of the magazine.
     ///
     /// Bound: a check of each near entry; mostly, of one.
     #[inline(always)]
-    pub(in crate::frames) fn take_marked_run(&self, order: Order) -> Option<u64> {
+    pub(in crate::frames) fn take_marked_run(&self, order: Order) -> Option<PhysFrame> {
         let run = self.take_run(order)?;
-        self.near_place(run >> 18).mark_at(run).into_iter().for_each(|mark| record_run_alloc(mark, order));
+        let mark = self.near_place(WordNumber::of(run)).mark_at(run);
+        mark.into_iter().for_each(|mark| record_run_alloc(mark, order));
         Some(run)
     }
 
@@ -38,12 +40,11 @@ impl Magazine {
     /// paranoid mode. The caller has exclusive use of the magazine.
     #[inline(always)]
     pub(in crate::frames) fn insert_marked_run(&self, first: PhysFrame, order: Order) -> Insertion {
-        let address = first.start_address().as_u64();
-        if address & (order.bytes() - 1) != 0 {
+        if first.start_address().as_u64() & (order.bytes() - 1) != 0 {
             return Insertion::Elsewhere;
         }
-        let (entry, count) = (self.near_place(address >> 18), order.frames() as u32);
-        match entry.mark_at(address) {
+        let (entry, count) = (self.near_place(WordNumber::of(first)), order.frames() as u32);
+        match entry.mark_at(first) {
             Some(mark) if entry.has_room_for(first, count) && verify_run_free(mark, order) => {
                 entry.add_run(first, count)
             }
@@ -57,18 +58,18 @@ impl Magazine {
         &self.runs[(order.get() as usize).wrapping_sub(1) % RUN_ORDERS]
     }
 
-    /// Takes out a run of `order` (1 to 5). Returns the run's physical address. The caller has exclusive
+    /// Takes out a run of `order` (1 to 5). Returns the run's first frame. The caller has exclusive
     /// use of the magazine.
     ///
     /// Bound: a check of each near entry; mostly, of one.
     #[inline(always)]
-    pub(in crate::frames) fn take_run(&self, order: Order) -> Option<u64> {
+    pub(in crate::frames) fn take_run(&self, order: Order) -> Option<PhysFrame> {
         let first = &self.near[self.near_run.load(Ordering::Relaxed) as usize % NEAR];
         first.take_run(order, self.runs_of(order)).or_else(|| self.take_run_elsewhere(order))
     }
 
     #[inline(never)]
-    fn take_run_elsewhere(&self, order: Order) -> Option<u64> {
+    fn take_run_elsewhere(&self, order: Order) -> Option<PhysFrame> {
         let near = self.near.iter().zip(0..self.size.load(Ordering::Relaxed));
         near.into_iter().find_map(|(entry, index)| {
             let run = entry.take_run(order, self.runs_of(order))?;
@@ -79,7 +80,7 @@ impl Magazine {
 
     /// Takes out a run of `order` (6 to 8), as [`Magazine::take_run`] does.
     #[inline(always)]
-    pub(in crate::frames) fn take_words(&self, order: Order) -> Option<u64> {
+    pub(in crate::frames) fn take_words(&self, order: Order) -> Option<PhysFrame> {
         self.held.take(order, self.runs_of(order))
     }
 
@@ -87,14 +88,14 @@ impl Magazine {
     /// exclusive use of the magazine.
     #[inline(always)]
     pub(in crate::frames) fn insert_run(&self, first: PhysFrame, count: u32) -> Insertion {
-        self.near_place(first.start_address().as_u64() >> 18).add_run(first, count)
+        self.near_place(WordNumber::of(first)).add_run(first, count)
     }
 
     /// Frees a run of `count` frames of any words, if the magazine has all of the words and no
     /// drain is requested. The caller has exclusive use of the magazine.
     #[inline]
     pub(in crate::frames) fn insert_frames(&self, first: PhysFrame, count: u32) -> Insertion {
-        let near = |part: PhysFrame| self.near_place(part.start_address().as_u64() >> 18);
+        let near = |part: PhysFrame| self.near_place(WordNumber::of(part));
         // A request to drain is handled on the longer path.
         if self.wants_attention()
             || !by_word(first, count).all(|(part, count)| near(part).has_room_for(part, count))
@@ -111,7 +112,7 @@ impl Magazine {
     /// of the magazine.
     #[inline(always)]
     pub(in crate::frames) fn insert_words(&self, frame: PhysFrame, order: Order) -> Insertion {
-        let key = frame.start_address().as_u64() >> 18;
+        let key = WordNumber::of(frame);
         // A near word would take a frame held among whole words, too.
         let mut word = 0;
         while word < words_of(order) as u64 {

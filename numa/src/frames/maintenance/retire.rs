@@ -7,9 +7,9 @@ use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
 use crate::frames::Frames;
 use crate::frames::per_cpu::cpu_hotplug::Drained;
+use crate::frames::region::Region;
 use crate::frames::region::retired::{CAPACITY, Retirement, Unlisted};
-use crate::frames::region::{BLOCK, Region};
-use crate::frames::types::{frame, number};
+use crate::frames::types::FrameNumber;
 
 /// The time at which a frame passed to [`Frames::retire`] is out of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn retire(&self, pin: &CpuPin, frame: PhysFrame) -> Result<Retired, RetireError> {
-        let number = number(frame);
+        let number = FrameNumber::of(frame);
         let state = self.state().ok_or(RetireError::OutOfRange(frame))?;
         let region = state.region_of(number).ok_or(RetireError::OutOfRange(frame))?;
         if !region.manages(number, 1) {
@@ -134,11 +134,11 @@ impl<P: Platform> Frames<P> {
         let cached = self.magazines.iter().any(|other| {
             (other.cpu != pin.cpu() || drained == Drained::Later)
                 && (other.holds_of(number, 1).is_some()
-                    || other.blocks().any(|first| first == number - number % BLOCK)
+                    || other.blocks().any(|first| first.block() == number.block())
                     || other.is_moving())
         });
         // On its way into the pool, or out of it, while the pool was emptied.
-        let pooled = state.pooled(region, number / 64) & 1 << (number % 64) != 0;
+        let pooled = state.pooled(region, number.word()) & number.mask_in_word() != 0;
         Ok(if cached || pooled { Retired::WhenDrained } else { Retired::WhenFreed })
     }
 
@@ -146,7 +146,7 @@ impl<P: Platform> Frames<P> {
     ///
     /// Cost: a search of the regions of a GiB, and a pass over the region's list.
     pub fn is_retired(&self, frame: PhysFrame) -> bool {
-        let number = number(frame);
+        let number = FrameNumber::of(frame);
         let region = self.state().and_then(|state| state.region_of(number));
         region.is_some_and(|region| retirement(region, number) == Some(Retirement::Complete))
     }
@@ -164,10 +164,10 @@ impl<P: Platform> Frames<P> {
     pub fn retired(&self) -> impl Iterator<Item = (PhysFrame, Retirement)> {
         let regions = self.state().map_or(&[][..], |state| state.directory.regions);
         let listed = regions.iter().flat_map(|&region| region.retired.iter());
-        listed.map(|(number, state)| (frame(number), state))
+        listed.map(|(number, state)| (number.frame(), state))
     }
 }
 
-fn retirement(region: &Region, number: u64) -> Option<Retirement> {
+fn retirement(region: &Region, number: FrameNumber) -> Option<Retirement> {
     region.retired.iter().find(|&(listed, _)| listed == number).map(|(_, state)| state)
 }

@@ -8,7 +8,7 @@ use crate::frames::node::zeroed_pool::Pushed;
 use crate::frames::region::Region;
 use crate::frames::region::shape::Shape;
 use crate::frames::state::AllocatorState;
-use crate::frames::types::{FrameRequest, Zone, frame};
+use crate::frames::types::{FrameNumber, FrameRequest, Zone};
 
 impl<P: Platform> Frames<P> {
     /// Zeroes up to `budget` free frames of the pinned CPU's node ahead of need. Returns the number of
@@ -47,7 +47,7 @@ impl<P: Platform> Frames<P> {
         let moving = node.zeroed.moving();
         let Some((number, region)) = self.spare_frame(state, node) else { return false };
         state.account_shared(region, -1);
-        self.zero_for_pool(frame(number));
+        self.zero_for_pool(number.frame());
         let pushed = node.zeroed.push(number);
         match pushed {
             Pushed::Kept => {}
@@ -80,7 +80,7 @@ impl<P: Platform> Frames<P> {
     }
 
     /// A frame of a zone cached by magazines, too, with plenty of frames.
-    fn spare_frame(&self, state: &AllocatorState, node: &Node) -> Option<(u64, &'static Region)> {
+    fn spare_frame(&self, state: &AllocatorState, node: &Node) -> Option<(FrameNumber, &'static Region)> {
         let mut spare = Zone::ALL.into_iter().rev().filter_map(|zone| {
             let node_zone = &node.zones[zone.index()];
             let least = node_zone.watermarks.low.max(4 * node.zeroed.target);

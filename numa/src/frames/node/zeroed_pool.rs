@@ -13,7 +13,7 @@ use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::frames::region::transit::{Transit, Transits, Watch};
 use crate::frames::region::word::Word;
-use crate::frames::types::ZeroedStats;
+use crate::frames::types::{FrameNumber, WordNumber, ZeroedStats};
 
 /// Slots in a set: one cache line.
 const WAYS: usize = 8;
@@ -44,8 +44,9 @@ impl Set {
 struct Packet(u64);
 
 impl Packet {
-    fn of(frame: u64) -> Packet {
-        Packet((frame / GROUP) << GROUP | 1 << (frame % GROUP))
+    fn of(frame: FrameNumber) -> Packet {
+        let number = frame.get();
+        Packet((number / GROUP) << GROUP | 1 << (number % GROUP))
     }
 
     fn in_slot(slot: u64) -> Option<Packet> {
@@ -56,8 +57,8 @@ impl Packet {
         self.0 & ((1 << GROUP) - 1)
     }
 
-    fn lowest(self) -> u64 {
-        self.0 / (1 << GROUP) * GROUP + u64::from(self.0.trailing_zeros())
+    fn lowest(self) -> FrameNumber {
+        FrameNumber::new(self.0 / (1 << GROUP) * GROUP + u64::from(self.0.trailing_zeros()))
     }
 
     /// Returns the slot's content without the lowest frame.
@@ -72,7 +73,7 @@ impl Packet {
 
     fn word(self) -> Word {
         let group = self.0 >> GROUP;
-        Word { key: group / 4, mask: self.mask() << (group % 4 * GROUP) }
+        Word { key: WordNumber::new(group / 4), mask: self.mask() << (group % 4 * GROUP) }
     }
 }
 
@@ -161,18 +162,18 @@ impl ZeroedPool {
 
     /// Returns the set of a bitmap word: adjacent words have different sets, and fill
     /// evenly.
-    fn set_of(&self, key: u64) -> Option<&'static Set> {
-        self.sets.get(key as usize & self.sets.len().wrapping_sub(1))
+    fn set_of(&self, key: WordNumber) -> Option<&'static Set> {
+        self.sets.get(key.get() as usize & self.sets.len().wrapping_sub(1))
     }
 
     /// Adds a frame owned by the caller and filled with zeros.
     ///
     /// Bound: 16 slots; lock-free, a slot is retried only if another CPU changed the slot.
     #[allow(deprecated, reason = "`try_update` is newer than `rust-version`")]
-    pub(in crate::frames) fn push(&self, frame: u64) -> Pushed {
+    pub(in crate::frames) fn push(&self, frame: FrameNumber) -> Pushed {
         let packet = Packet::of(frame);
-        let Some(set) = self.set_of(frame / 64) else { return Pushed::Full };
-        if self.held(frame / 64) & 1 << (frame % 64) != 0 {
+        let Some(set) = self.set_of(frame.word()) else { return Pushed::Full };
+        if self.held(frame.word()) & frame.mask_in_word() != 0 {
             return Pushed::Twice;
         }
         let place = |into: &dyn Fn(u64) -> Option<u64>| {
@@ -197,7 +198,7 @@ impl ZeroedPool {
     /// Bound: two loads if nothing was added since the CPU found the pool empty, otherwise one of
     /// each slot (`target / 4`); lock-free as [`ZeroedPool::push`].
     #[inline]
-    pub(in crate::frames) fn pop(&self, place: &PoolCursor) -> Option<u64> {
+    pub(in crate::frames) fn pop(&self, place: &PoolCursor) -> Option<FrameNumber> {
         let slot = place.slot.load(Ordering::Relaxed) as usize;
         self.pop_from(slot).or_else(|| self.pop_elsewhere(slot, place))
     }
@@ -205,7 +206,7 @@ impl ZeroedPool {
     /// Takes a frame from the slot numbered `number`.
     #[inline]
     #[allow(deprecated, reason = "`try_update` is newer than `rust-version`")]
-    fn pop_from(&self, number: usize) -> Option<u64> {
+    fn pop_from(&self, number: usize) -> Option<FrameNumber> {
         let slot = &self.sets.get(number / WAYS)?.0[number % WAYS];
         let rest = |slot| Packet::in_slot(slot).map(Packet::rest);
         // Acquire pairs with the Release of `push`, also across other pops. Release pairs with the
@@ -217,7 +218,7 @@ impl ZeroedPool {
 
     /// Takes a frame, from the slots after `begin` first.
     #[inline(never)]
-    fn pop_elsewhere(&self, begin: usize, place: &PoolCursor) -> Option<u64> {
+    fn pop_elsewhere(&self, begin: usize, place: &PoolCursor) -> Option<FrameNumber> {
         // Before the slots are read. Acquire pairs with the Release of `push`.
         let filled = self.filled.load(Ordering::Acquire) as u32;
         if filled == place.empty_at.load(Ordering::Relaxed) {
@@ -268,7 +269,7 @@ impl ZeroedPool {
     ///
     /// Cost: one load if the pool was never filled, otherwise one line.
     #[inline]
-    pub(in crate::frames) fn held(&self, key: u64) -> u64 {
+    pub(in crate::frames) fn held(&self, key: WordNumber) -> u64 {
         if !self.is_used() {
             return 0;
         }

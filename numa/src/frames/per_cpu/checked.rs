@@ -9,22 +9,21 @@ use crate::frames::types::Zeroing;
 
 // Cold, so that in the usual mode a hit's registers are not reserved for these calls.
 impl<P: Platform> Frames<P> {
-    /// Takes a frame of the CPU's current word, of a far CPU or in paranoid mode. Returns its physical address.
+    /// Takes a frame of the CPU's current word, of a far CPU or in paranoid mode.
     #[cold]
     #[inline(never)]
-    pub(in crate::frames) fn take_otherwise(&self, pin: &CpuPin) -> Option<u64> {
+    pub(in crate::frames) fn take_otherwise(&self, pin: &CpuPin) -> Option<PhysFrame> {
         let far = self.magazines.with_far(pin, |entry, magazine| magazine.take_from(entry));
         if let Some(Some(taken)) = far {
-            return Some(taken.start_address().as_u64());
+            return Some(taken);
         }
         self.magazines.with_checked(pin, |last, magazine| magazine.take_marked_from(last)).flatten()
     }
 
-    /// Takes a run of `order` (1 to 5) of the CPU's near words, in paranoid mode. Returns its
-    /// physical address.
+    /// Takes a run of `order` (1 to 5) of the CPU's near words, in paranoid mode.
     #[cold]
     #[inline(never)]
-    pub(super) fn take_checked_run(&self, pin: &CpuPin, order: Order) -> Option<u64> {
+    pub(super) fn take_checked_run(&self, pin: &CpuPin, order: Order) -> Option<PhysFrame> {
         self.magazines.with_checked(pin, |_, magazine| magazine.take_marked_run(order)).flatten()
     }
 

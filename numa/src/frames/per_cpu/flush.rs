@@ -6,11 +6,10 @@ use crate::frames::Frames;
 use crate::frames::magazine::entry::Entry;
 use crate::frames::magazine::guard::MagazineGuard;
 use crate::frames::magazine::held_words::HeldBlock;
-use crate::frames::region::bitmap::WORDS;
 use crate::frames::region::word::Word;
-use crate::frames::region::{BLOCK, BlockIndex, Region};
+use crate::frames::region::{BlockIndex, Region};
 use crate::frames::state::AllocatorState;
-use crate::frames::types::Zone;
+use crate::frames::types::{BLOCK, WordNumber, Zone};
 
 /// The maximum number of attempts to flush a word, each without the frames found free.
 const LATE_TRIES: u32 = 64;
@@ -49,14 +48,14 @@ impl<P: Platform> Frames<P> {
         let Some(region) = state.region_of(word.first()) else { return remove() };
         let transit = guard.transit(region);
         remove();
-        let block = region.block_of(word.key * 64);
-        let at = word.key as usize % WORDS;
+        let block = region.block_of(word.key.first_frame());
+        let at = word.key.index_in_block();
         // Frames already free in the bitmap or in the pool, or retired, were freed twice, there and
         // here. The second free is refused late, and changes nothing. The same holds for all frames
         // if the block has left the bitmap: it is whole, or a run.
         let mut bits =
             word.mask & !state.pooled(region, word.key) & !region.retired.complete_in_word(word.key);
-        if !region.has_bitmap(word.key * 64) {
+        if !region.has_bitmap(word.key.first_frame()) {
             bits = 0;
         }
         for _ in 0..LATE_TRIES {
@@ -126,12 +125,17 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Flushes the frames of the word numbered `key` from the magazine's near and whole words.
-    pub(in crate::frames) fn flush_key(&self, state: &AllocatorState, guard: &MagazineGuard, key: u64) {
+    pub(in crate::frames) fn flush_key(
+        &self,
+        state: &AllocatorState,
+        guard: &MagazineGuard,
+        key: WordNumber,
+    ) {
         if let Some(entry) = guard.near_of(key) {
             return self.flush(state, guard, entry);
         }
-        if let Some(place) = guard.whole_words_of(key * 64 / BLOCK * BLOCK).filter(|_| guard.holds_whole(key))
-        {
+        let first = key.block().first_frame();
+        if let Some(place) = guard.whole_words_of(first).filter(|_| guard.holds_whole(key)) {
             let word = Word { key, mask: u64::MAX };
             self.flush_word(state, guard, word, || place.remove(word));
         }

@@ -7,12 +7,12 @@ use crate::frames::magazine::Magazine;
 use crate::frames::magazine::entry::Entry;
 use crate::frames::magazine::guard::MagazineGuard;
 use crate::frames::magazine::held_words::{BlockHome, is_of_words, mask_of};
+use crate::frames::region::Region;
 use crate::frames::region::bitmap::{BITS, WORDS, ones};
 use crate::frames::region::free::FreeRejection;
 use crate::frames::region::word::Word;
-use crate::frames::region::{BLOCK, Region};
 use crate::frames::state::AllocatorState;
-use crate::frames::types::frame;
+use crate::frames::types::FrameNumber;
 
 impl<P: Platform> Frames<P> {
     /// Holds the rest of the block after a run of whole words was allocated on the shared path, if
@@ -24,17 +24,17 @@ impl<P: Platform> Frames<P> {
         &self,
         state: &AllocatorState,
         pin: &CpuPin,
-        number: u64,
+        number: FrameNumber,
         order: Order,
     ) {
         let Some(region) = state.region_of(number) else { return };
         let Some(guard) = self.magazines.get(pin.cpu()).and_then(Magazine::enter) else { return };
-        let (block, start) = (region.block_of(number), (number % BLOCK) as usize);
+        let (block, start) = (region.block_of(number), number.bit_in_block());
         let (line, count) = (region.line(block), order.frames() as usize);
-        let own = mask_of(order) << (start / 64);
+        let own = mask_of(order) << number.word().index_in_block();
         let home = BlockHome { first: region.first_frame(block), line, state: region.entry(block) };
         // A near word would take a frame held here, too.
-        let is_near = |word: usize| guard.has_near(frame(home.first + word as u64 * 64));
+        let is_near = |word: usize| guard.has_near((home.first.word() + word as u64).first_frame().frame());
         let is_free = |word: usize| own >> word & 1 != 0 || (line.load(word) == u64::MAX && !is_near(word));
         let place = guard.whole_words_of(home.first).filter(|place| place.is_empty());
         let Some(place) = place.filter(|_| {
@@ -74,7 +74,7 @@ impl<P: Platform> Frames<P> {
         state: &AllocatorState,
         guard: &MagazineGuard,
         region: &Region,
-        first: u64,
+        first: FrameNumber,
     ) -> bool {
         let zone = state.zone_of(region);
         guard.is_near(region)
@@ -92,15 +92,15 @@ impl<P: Platform> Frames<P> {
         state: &AllocatorState,
         guard: &MagazineGuard,
         region: &'static Region,
-        number: u64,
+        number: FrameNumber,
         order: Order,
     ) -> Result<bool, FreeRejection> {
         if is_of_words(order) {
             let may = self.may_gather(guard, region, number);
             return Ok(may && self.keep_words(state, guard, region, number, order));
         }
-        let mask = ones(order.frames() as u32) << (number % 64);
-        self.keep_bits(state, guard, region, Word { key: number / 64, mask })
+        let mask = ones(order.frames() as u32) << number.bit_in_word();
+        self.keep_bits(state, guard, region, Word { key: number.word(), mask })
     }
 
     /// Keeps freed frames of one word in the magazine. Returns false if they are to go to the
@@ -115,7 +115,7 @@ impl<P: Platform> Frames<P> {
         let number = word.first();
         // Refused there; the bitmap finds the reason.
         if !self.may_gather(guard, region, number)
-            || guard.has_near(frame(number))
+            || guard.has_near(number.frame())
             || !guard.freed_before(word.key)
         {
             return Ok(false);
@@ -124,7 +124,7 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Returns true if freed frames that begin at `number` may stay with this CPU.
-    fn may_gather(&self, guard: &MagazineGuard, region: &Region, number: u64) -> bool {
+    fn may_gather(&self, guard: &MagazineGuard, region: &Region, number: FrameNumber) -> bool {
         guard.is_near(region) && !self.waiters.any() && !region.retired.touch_block_of(number)
     }
 
@@ -133,15 +133,15 @@ impl<P: Platform> Frames<P> {
         state: &AllocatorState,
         guard: &MagazineGuard,
         region: &Region,
-        number: u64,
+        number: FrameNumber,
         order: Order,
     ) -> bool {
-        let first = number - number % BLOCK;
-        let keys = number / 64..(number + order.frames()) / 64;
+        let first = number.block().first_frame();
+        let keys = number.word().up_to((number + order.frames()).word());
         let Some(place) = guard.whole_words_of(first) else { return false };
         // Refused there; or a near word would take a frame held here, too.
         if place.is_of(first)
-            || keys.clone().any(|key| guard.has_near(frame(key * 64)))
+            || keys.clone().any(|key| guard.has_near(key.first_frame().frame()))
             || !self.may_keep_words(state, guard, region, first)
         {
             return false;
@@ -149,11 +149,11 @@ impl<P: Platform> Frames<P> {
         let is_inner = region.check_small(number, order.frames()).is_ok_and(|block| !block.is_edge());
         let block = region.block_of(number);
         let line = region.line(block);
-        if !is_inner || keys.clone().any(|key| line.load(key as usize % WORDS) != 0) {
+        if !is_inner || { keys }.any(|key| line.load(key.index_in_block()) != 0) {
             return false;
         }
         self.flush_words(state, guard, place);
-        let mask = mask_of(order) << (keys.start % WORDS as u64);
+        let mask = mask_of(order) << number.word().index_in_block();
         guard.hold_words(place, BlockHome { first, line, state: region.entry(block) }, mask);
         true
     }
@@ -175,7 +175,7 @@ impl<P: Platform> Frames<P> {
             return Ok(false);
         }
         let index = region.block_of(number);
-        let at = (number % BLOCK / 64) as usize;
+        let at = word.key.index_in_block();
         let free = region.line(index).load(at) & word.mask;
         if free != 0 {
             return Err(FreeRejection::DoubleFree(Word { key: word.key, mask: free }.first()));

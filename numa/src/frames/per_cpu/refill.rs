@@ -12,7 +12,7 @@ use crate::frames::region::transit::Transit;
 use crate::frames::region::word::Word;
 use crate::frames::region::{BlockIndex, Region};
 use crate::frames::state::AllocatorState;
-use crate::frames::types::{FrameRequest, Zone, number};
+use crate::frames::types::{FrameNumber, FrameRequest, Zone};
 
 impl<P: Platform> Frames<P> {
     /// Takes a run below order 9 from the CPU's magazine, refilling the magazine if it is empty.
@@ -21,7 +21,7 @@ impl<P: Platform> Frames<P> {
         state: &AllocatorState,
         pin: &CpuPin,
         request: &FrameRequest,
-    ) -> Option<u64> {
+    ) -> Option<FrameNumber> {
         let order = request.order;
         if !request.plain || order >= Order::HUGE {
             return None;
@@ -38,12 +38,12 @@ impl<P: Platform> Frames<P> {
             self.flush_all(state, &guard);
         }
         let taken = match order {
-            Order::FRAME => guard.take_any().map(number),
-            _ if is_of_words(order) => guard.take_words(order).map(|address| address >> 12),
-            _ => guard.take_run(order).map(|address| address >> 12),
+            Order::FRAME => guard.take_any(),
+            _ if is_of_words(order) => guard.take_words(order),
+            _ => guard.take_run(order),
         };
-        if taken.is_some() {
-            return taken;
+        if let Some(taken) = taken {
+            return Some(FrameNumber::of(taken));
         }
         // While a context waits for memory, magazines keep no free frames.
         if self.waiters.any() || is_of_words(order) {
@@ -60,7 +60,7 @@ impl<P: Platform> Frames<P> {
         state: &AllocatorState,
         guard: &MagazineGuard,
         request: &FrameRequest,
-    ) -> Option<u64> {
+    ) -> Option<FrameNumber> {
         let order = request.order;
         guard.count_miss();
         let node = state.node(guard.node)?;
@@ -78,7 +78,7 @@ impl<P: Platform> Frames<P> {
                 } else if let Some((word, mask)) = claimed
                     .filter(|&(word, mask)| !self.withhold_retired_word(state, region, block, word, mask))
                 {
-                    let key = region.first_frame(block) / 64 + word as u64;
+                    let key = region.number_of(block).first_word() + word as u64;
                     let word_of_block = Word { key, mask };
                     let evict = |entry: &Entry| self.flush(state, guard, entry);
                     guard.hold(word_of_block, region.home_of(block, word), evict);
@@ -86,11 +86,11 @@ impl<P: Platform> Frames<P> {
                     guard.refilled(word_of_block);
                     drop(transit);
                     let taken = match order {
-                        Order::FRAME => guard.take().map(number),
-                        _ => guard.take_run(order).map(|address| address >> 12),
+                        Order::FRAME => guard.take(),
+                        _ => guard.take_run(order),
                     };
-                    if taken.is_some() {
-                        return taken;
+                    if let Some(taken) = taken {
+                        return Some(FrameNumber::of(taken));
                     }
                     // Another CPU has just taken a part of the run.
                     refilled = true;
@@ -145,7 +145,7 @@ fn own_block<'e>(
     guard: &'e MagazineGuard,
     node: &Node,
     request: &FrameRequest,
-) -> Option<(u64, Transit<'e>)> {
+) -> Option<(FrameNumber, Transit<'e>)> {
     for zone in Zone::ALL.into_iter().rev() {
         let node_zone = &node.zones[zone.index()];
         if !node_zone.cached || !state.may_refill(guard.node, zone) {

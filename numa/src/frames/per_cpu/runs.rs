@@ -4,24 +4,19 @@
 //! the CPU's own block. Longer runs are whole words, held by block ([`crate::frames::magazine::held_words`]): freed
 //! runs, and the rest of a block broken up for a run. A run of order 9 is a held block.
 
-use topomem_percpu::{CpuPin, Order, PhysAddr, PhysFrame, Platform};
+use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use crate::frames::Frames;
 use crate::frames::magazine::Magazine;
 use crate::frames::magazine::entry::Insertion;
 use crate::frames::magazine::held_words::is_of_words;
 use crate::frames::region::marks::AllocKind;
-use crate::frames::types::frame;
 
 impl<P: Platform> Frames<P> {
     /// Takes a run of orders 1 to 8 from the CPU's magazine.
     #[inline]
     pub(in crate::frames) fn take_run(&self, pin: &CpuPin, order: Order) -> Option<PhysFrame> {
-        let taken =
-            if is_of_words(order) { self.take_words(pin, order) } else { self.take_short(pin, order) };
-        // SAFETY: the magazine's words are of managed frames, the addresses of which are multiples of
-        // 4096 below 2^52.
-        taken.map(|address| unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new(address)) })
+        if is_of_words(order) { self.take_words(pin, order) } else { self.take_short(pin, order) }
     }
 
     /// Takes a block held by this CPU.
@@ -32,14 +27,14 @@ impl<P: Platform> Frames<P> {
         if guard.is_checked() {
             self.state()?.record_alloc(number, AllocKind::Aligned(Order::HUGE));
         }
-        Some(frame(number))
+        Some(number.frame())
     }
 
     // Not inlined, since not all callers have a constant order. Far CPUs' uses are apart, so that near CPUs' save no
     // registers for the way to a far magazine.
 
     #[inline(never)]
-    fn take_short(&self, pin: &CpuPin, order: Order) -> Option<u64> {
+    fn take_short(&self, pin: &CpuPin, order: Order) -> Option<PhysFrame> {
         match self.magazines.near(pin.cpu()) {
             Some(magazine) => self.take_short_of(pin, magazine, order),
             None => self.take_short_far(pin, order),
@@ -47,18 +42,18 @@ impl<P: Platform> Frames<P> {
     }
 
     #[inline(never)]
-    fn take_short_far(&self, pin: &CpuPin, order: Order) -> Option<u64> {
+    fn take_short_far(&self, pin: &CpuPin, order: Order) -> Option<PhysFrame> {
         self.take_short_of(pin, self.magazines.far(pin.cpu())?, order)
     }
 
     #[inline(always)]
-    fn take_short_of(&self, pin: &CpuPin, magazine: &Magazine, order: Order) -> Option<u64> {
+    fn take_short_of(&self, pin: &CpuPin, magazine: &Magazine, order: Order) -> Option<PhysFrame> {
         let taken = magazine.with_open(|magazine| magazine.take_run(order)).flatten();
         taken.or_else(|| self.take_checked_run(pin, order))
     }
 
     #[inline(never)]
-    fn take_words(&self, pin: &CpuPin, order: Order) -> Option<u64> {
+    fn take_words(&self, pin: &CpuPin, order: Order) -> Option<PhysFrame> {
         match self.magazines.near(pin.cpu()) {
             Some(magazine) => magazine.with_open(|magazine| magazine.take_words(order)).flatten(),
             None => self.take_words_far(pin, order),
@@ -66,7 +61,7 @@ impl<P: Platform> Frames<P> {
     }
 
     #[inline(never)]
-    fn take_words_far(&self, pin: &CpuPin, order: Order) -> Option<u64> {
+    fn take_words_far(&self, pin: &CpuPin, order: Order) -> Option<PhysFrame> {
         self.magazines.far(pin.cpu())?.with_open(|magazine| magazine.take_words(order)).flatten()
     }
 

@@ -5,6 +5,7 @@ use topomem_percpu::Platform;
 use crate::frames::Frames;
 use crate::frames::region::{BlockIndex, Region, SearchError};
 use crate::frames::state::AllocatorState;
+use crate::frames::types::FrameNumber;
 
 impl<P: Platform> Frames<P> {
     /// Releases a claimed run with pending frames, except the pending frames. Returns true if the run was released.
@@ -13,7 +14,7 @@ impl<P: Platform> Frames<P> {
         &self,
         state: &AllocatorState,
         region: &Region,
-        taken: Result<u64, SearchError>,
+        taken: Result<FrameNumber, SearchError>,
         count: u64,
     ) -> bool {
         let kept = taken.map_or(0, |first| region.withhold(first, count));

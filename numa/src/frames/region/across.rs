@@ -7,6 +7,7 @@
 use super::bitmap::{BITS, ClaimError, masks};
 use super::block::{BlockState, Ownership};
 use super::{BlockIndex, Region};
+use crate::frames::types::FrameNumber;
 
 /// The number of blocks checked for the first part of a run.
 const CANDIDATES: usize = 16;
@@ -16,7 +17,7 @@ enum Tried {
     /// The block's end cannot be part of a run across a border.
     Unfit,
     /// The run's first frame.
-    Claimed(u64),
+    Claimed(FrameNumber),
 }
 
 impl Region {
@@ -25,7 +26,7 @@ impl Region {
     /// frame.
     ///
     /// An opportunity: if a few blocks have no room, a whole block serves.
-    pub(super) fn claim_across(&self, count: usize, align: usize) -> Option<u64> {
+    pub(super) fn claim_across(&self, count: usize, align: usize) -> Option<FrameNumber> {
         if count <= BITS / 2 || count >= BITS {
             return None;
         }
@@ -48,7 +49,7 @@ impl Region {
     /// Claims the end of `block` and the beginning of the next block, as far as a run of `count`
     /// frames needs them.
     fn claim_from(&self, block: BlockIndex, count: usize, align: usize) -> Tried {
-        let next = BlockIndex(block.0 + 1);
+        let next = block + 1;
         if next.0 >= self.blocks() || !self.is_shared_bitmap(block) {
             return Tried::Unfit;
         }

@@ -5,8 +5,10 @@ use topomem_percpu::{CpuId, Order};
 
 use super::bitmap::{AtomicBitmap512, ClaimError, WORDS, find_run, masks};
 use super::block::{BlockState, Ownership};
+use super::shape::RunSize;
 use super::transit::Transit;
-use super::{BLOCK, BlockIndex, CHUNK, Region, SearchError};
+use super::{BlockIndex, CHUNK, Region, SearchError};
+use crate::frames::types::{BLOCK, FrameNumber};
 
 /// The number of partial blocks compared for the fullest, and of blocks tried for a run before a
 /// whole block is broken up.
@@ -25,7 +27,7 @@ impl Region {
     /// blocks, then blocks owned by CPUs.
     ///
     /// Bound: 64 searches, each linear in the partial blocks and chunks of the region.
-    pub(crate) fn alloc(&self, order: Order) -> Result<u64, SearchError> {
+    pub(crate) fn alloc(&self, order: Order) -> Result<FrameNumber, SearchError> {
         if order >= Order::HUGE {
             return self.conclusive(|| self.claim_blocks(order));
         }
@@ -70,12 +72,12 @@ impl Region {
         claimed
     }
 
-    /// Allocates `count` contiguous frames at a multiple of `align`; at most 512, within one block.
-    /// If no block in use has room, runs of more than half a block may lie across the border of two
+    /// Allocates a run of at most 512 frames within one block. If no block in use has room, runs of more than half a block may lie across the border of two
     /// blocks ([`Region::claim_across`]).
     ///
     /// Bound: as for [`Region::alloc`].
-    pub(crate) fn alloc_short_run(&self, count: usize, align: usize) -> Result<u64, SearchError> {
+    pub(in crate::frames) fn alloc_short_run(&self, run: RunSize) -> Result<FrameNumber, SearchError> {
+        let (count, align) = (run.frames as usize, run.align as usize);
         self.conclusive(|| {
             // A claim lost to another CPU says nothing about further runs of the block.
             let claim = |block: BlockIndex| loop {
@@ -92,15 +94,13 @@ impl Region {
         })
     }
 
-    /// Allocates `count` contiguous frames, beginning with a block at a multiple of `align` frames;
-    /// the remainder of the last block stays free. Returns the first frame.
+    /// Allocates a run that begins with a block; the remainder of the last block stays free. Returns
+    /// the first frame.
     ///
     /// Bound: as for [`Region::alloc`].
-    pub(crate) fn alloc_long_run(&self, count: u64, align: u64) -> Result<u64, SearchError> {
-        let (blocks, align) = (count.div_ceil(BLOCK), align.div_ceil(BLOCK));
-        let first = self.conclusive(|| {
-            self.claim_whole_below(blocks, align, count, u64::MAX, |first| self.mark_long_run(first, count))
-        })?;
+    pub(in crate::frames) fn alloc_long_run(&self, run: RunSize) -> Result<FrameNumber, SearchError> {
+        let mark = |first| self.mark_long_run(first, run.frames);
+        let first = self.conclusive(|| self.claim_whole_below(run, FrameNumber::MAX, mark))?;
         Ok(self.first_frame(first))
     }
 
@@ -108,7 +108,7 @@ impl Region {
     /// caller is in transit.
     pub(super) fn mark_long_run(&self, first: BlockIndex, count: u64) {
         for offset in 0..count.div_ceil(BLOCK) as usize {
-            self.mark_run(BlockIndex(first.0 + offset), Order::HUGE);
+            self.mark_run(first + offset, Order::HUGE);
         }
         self.trim_long_run(first, count);
     }
@@ -192,7 +192,7 @@ impl Region {
         if kept == 0 {
             return;
         }
-        let last = BlockIndex(first.0 + (count / BLOCK) as usize);
+        let last = first + (count / BLOCK) as usize;
         let mut words = [u64::MAX; WORDS];
         for (word, mask) in masks(0, kept) {
             words[word] &= !mask;
@@ -231,7 +231,7 @@ impl Region {
         among: Among,
         tries: usize,
         claim: impl Fn(BlockIndex) -> Result<usize, ClaimError>,
-    ) -> Option<u64> {
+    ) -> Option<FrameNumber> {
         let mut tried = 0;
         self.find_partial(|block| {
             let entry = self.entry(block).load();
@@ -296,7 +296,7 @@ impl Region {
     /// of adjacent blocks share a cache line, written by each alloc and free.
     ///
     /// Bound: as for [`Region::alloc`].
-    pub(crate) fn alloc_block(&self, cpu: CpuId) -> Result<u64, SearchError> {
+    pub(crate) fn alloc_block(&self, cpu: CpuId) -> Result<FrameNumber, SearchError> {
         self.conclusive(|| {
             self.chunks.iter().enumerate().find_map(|(index, chunk)| {
                 let near = chunk.whole.claim_in_word(cpu.index(), 0);
@@ -309,7 +309,7 @@ impl Region {
     }
 
     /// Claims an aligned run of whole blocks. Returns the first frame.
-    fn claim_blocks(&self, order: Order) -> Option<u64> {
+    fn claim_blocks(&self, order: Order) -> Option<FrameNumber> {
         let bits = u32::from(order.get()) - 9;
         self.chunks.iter().enumerate().find_map(|(index, chunk)| {
             let bit = match bits {

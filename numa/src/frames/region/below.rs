@@ -8,53 +8,55 @@ use topomem_percpu::Order;
 use super::alloc::Among;
 use super::bitmap::{ClaimError, find_run};
 use super::block::Ownership;
-use super::shape::Shape;
-use super::{BLOCK, BlockIndex, Region, SearchError};
+use super::shape::{RunSize, Shape};
+use super::{BlockIndex, Region, SearchError};
+use crate::frames::types::FrameNumber;
 
 impl Region {
     /// Allocates the run of `shape`, with every frame below `limit`. Returns the first frame.
     ///
     /// Bound: 64 searches, each linear in the partial blocks and chunks of the region.
-    pub(in crate::frames) fn alloc_below(&self, shape: Shape, limit: u64) -> Result<u64, SearchError> {
+    pub(in crate::frames) fn alloc_below(
+        &self,
+        shape: Shape,
+        limit: FrameNumber,
+    ) -> Result<FrameNumber, SearchError> {
         match shape {
             Shape::Block(_) => self.alloc_below(Shape::Aligned(Order::HUGE), limit),
-            Shape::Aligned(order) if order < Order::HUGE => {
-                self.alloc_short_below(order.frames(), order.frames(), limit)
-            }
+            Shape::Aligned(order) if order < Order::HUGE => self.alloc_short_below(RunSize::of(order), limit),
             Shape::Aligned(order) => self.conclusive(|| {
-                let blocks = order.frames() / BLOCK;
                 let mark = |first| self.mark_run(first, order);
-                let first = self.claim_whole_below(blocks, blocks, order.frames(), limit, mark)?;
+                let first = self.claim_whole_below(RunSize::of(order), limit, mark)?;
                 Some(self.first_frame(first))
             }),
-            Shape::Short { count, align } => self.alloc_short_below(count, align, limit),
-            Shape::Long { count, align } => {
-                let (blocks, align) = (count.div_ceil(BLOCK), align.div_ceil(BLOCK));
-                let mark = |first| self.mark_long_run(first, count);
-                let first = self.conclusive(|| self.claim_whole_below(blocks, align, count, limit, mark))?;
+            Shape::Short(run) => self.alloc_short_below(run, limit),
+            Shape::Long(run) => {
+                let mark = |first| self.mark_long_run(first, run.frames);
+                let first = self.conclusive(|| self.claim_whole_below(run, limit, mark))?;
                 Ok(self.first_frame(first))
             }
         }
     }
 
-    fn alloc_short_below(&self, count: u64, align: u64, limit: u64) -> Result<u64, SearchError> {
+    fn alloc_short_below(&self, run: RunSize, limit: FrameNumber) -> Result<FrameNumber, SearchError> {
         let claim_partial = |among: Among| {
             self.find_partial(|block| {
                 let entry = self.entry(block).load();
                 let wanted = entry.has_bitmap() && (among == Among::All || !entry.is_owned());
-                wanted.then(|| self.claim_line_below(block, count, align, limit)).flatten()
+                wanted.then(|| self.claim_line_below(block, run, limit)).flatten()
             })
         };
-        let open = |block| self.open(block, count as usize, Ownership::Shared);
+        let open = |block| self.open(block, run.frames as usize, Ownership::Shared);
         self.conclusive(|| {
             claim_partial(Among::Shared)
-                .or_else(|| Some(self.first_frame(self.claim_whole_below(1, 1, count, limit, open)?)))
+                .or_else(|| Some(self.first_frame(self.claim_whole_below(run, limit, open)?)))
                 .or_else(|| claim_partial(Among::All))
         })
     }
 
     /// Claims a run of a partial block's line.
-    fn claim_line_below(&self, block: BlockIndex, count: u64, align: u64, limit: u64) -> Option<u64> {
+    fn claim_line_below(&self, block: BlockIndex, run: RunSize, limit: FrameNumber) -> Option<FrameNumber> {
+        let RunSize { frames: count, align } = run;
         let (line, base) = (self.line(block), self.first_frame(block));
         loop {
             if base + count > limit || u64::from(line.count()) < count {
@@ -73,25 +75,24 @@ impl Region {
         }
     }
 
-    /// Claims whole blocks with the first `frames` frames below the limit. `mark` stores the blocks'
+    /// Claims the whole blocks of a run with every frame below the limit. `mark` stores the blocks'
     /// states, in transit.
     pub(super) fn claim_whole_below(
         &self,
-        blocks: u64,
-        align: u64,
-        frames: u64,
-        limit: u64,
+        run: RunSize,
+        limit: FrameNumber,
         mark: impl Fn(BlockIndex),
     ) -> Option<BlockIndex> {
+        let blocks = run.blocks();
         self.chunks.iter().enumerate().find_map(|(index, chunk)| {
             loop {
-                let start = find_run(&chunk.whole.snapshot(), blocks as usize, align as usize)?;
+                let start = find_run(&chunk.whole.snapshot(), blocks, run.align_in_blocks())?;
                 let first = self.block_at(index, start);
-                if self.first_frame(first) + frames > limit {
+                if self.first_frame(first) + run.frames > limit {
                     return None;
                 }
                 let transit = self.transit();
-                match chunk.whole.claim_run(start, blocks as usize) {
+                match chunk.whole.claim_run(start, blocks) {
                     Ok(()) => {
                         mark(first);
                         return Some(first);

@@ -3,6 +3,8 @@
 use topomem_percpu::Order;
 use topomem_percpu::sync::atomic::{AtomicU16, Ordering};
 
+use crate::frames::types::FrameNumber;
+
 /// The state of a block's 512 frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BlockState {
@@ -167,13 +169,13 @@ impl BlockEntry {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HugeBlock {
     /// The block's first frame.
-    pub(crate) first: u64,
+    pub(crate) first: FrameNumber,
     pub(crate) entry: &'static BlockEntry,
 }
 
 impl HugeBlock {
     /// Makes the block an allocated run of order 9. Returns the block's first frame.
-    pub(in crate::frames) fn allocate(self) -> u64 {
+    pub(in crate::frames) fn allocate(self) -> FrameNumber {
         self.entry.set(BlockState::Head(Order::HUGE), Ownership::Shared);
         self.first
     }

@@ -6,27 +6,27 @@ use super::bitmap::{AtomicBitmap512, Change, WORDS, masks, release};
 use super::block::{Block, BlockEntry, BlockState, HugeBlock, Ownership};
 use super::marks::AllocKind;
 use super::word::Word;
-use super::{BLOCK, BlockIndex, Region};
-use crate::frames::types::{FreeError, frame};
+use super::{BlockIndex, Region};
+use crate::frames::types::{BLOCK, FrameNumber, FreeError, WordNumber};
 
 /// The refusal of a free, with the first frame in error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FreeRejection {
-    DoubleFree(u64),
-    NotAllocated(u64),
-    WrongOrder { frame: u64, actual: Order },
-    Reserved(u64),
+    DoubleFree(FrameNumber),
+    NotAllocated(FrameNumber),
+    WrongOrder { frame: FrameNumber, actual: Order },
+    Reserved(FrameNumber),
 }
 
 impl FreeRejection {
     pub(in crate::frames) fn error(self, given: Order) -> FreeError {
         match self {
-            FreeRejection::DoubleFree(at) => FreeError::DoubleFree(frame(at)),
-            FreeRejection::NotAllocated(at) => FreeError::NotAllocated(frame(at)),
-            FreeRejection::WrongOrder { frame: at, actual } => {
-                FreeError::WrongOrder { frame: frame(at), given, actual }
+            FreeRejection::DoubleFree(at) => FreeError::DoubleFree(at.frame()),
+            FreeRejection::NotAllocated(at) => FreeError::NotAllocated(at.frame()),
+            FreeRejection::WrongOrder { frame, actual } => {
+                FreeError::WrongOrder { frame: frame.frame(), given, actual }
             }
-            FreeRejection::Reserved(at) => FreeError::Reserved(frame(at)),
+            FreeRejection::Reserved(at) => FreeError::Reserved(at.frame()),
         }
     }
 }
@@ -34,8 +34,8 @@ impl FreeRejection {
 /// The words of a region's bitmaps, and the states of the blocks.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::frames) struct RegionWords {
-    /// The number of the first word.
-    first_key: u64,
+    /// The first word.
+    first_key: WordNumber,
     entries: &'static [BlockEntry],
     lines: &'static [AtomicBitmap512],
 }
@@ -47,7 +47,7 @@ impl RegionWords {
     /// Bound: as for [`Region::release_frame`].
     #[inline(always)]
     pub(in crate::frames) fn release(self, frames: Word) -> Option<Change> {
-        let word = frames.key.wrapping_sub(self.first_key) as usize;
+        let word = frames.key.get().wrapping_sub(self.first_key.get()) as usize;
         // A single comparison for both: each entry has a line.
         let entry = self.entries.get(word / WORDS)?;
         if !entry.load().is_inner_bitmap() {
@@ -62,13 +62,17 @@ impl RegionWords {
 impl Region {
     /// Records the free in paranoid mode, and refuses frames not allocated as `kind`. Otherwise accepts everything.
     #[inline]
-    pub(crate) fn verify_free(&self, first: u64, kind: AllocKind) -> Result<(), FreeRejection> {
+    pub(crate) fn verify_free(&self, first: FrameNumber, kind: AllocKind) -> Result<(), FreeRejection> {
         if self.marks.0.is_empty() { Ok(()) } else { self.verify_mark(first, kind) }
     }
 
     /// Checks as [`Region::verify_free`] does, for a run of whole blocks: the errors found by
     /// the states of the blocks take precedence.
-    pub(crate) fn verify_free_of_blocks(&self, first: u64, order: Order) -> Result<(), FreeRejection> {
+    pub(crate) fn verify_free_of_blocks(
+        &self,
+        first: FrameNumber,
+        order: Order,
+    ) -> Result<(), FreeRejection> {
         if self.marks.0.is_empty() {
             return Ok(());
         }
@@ -80,7 +84,7 @@ impl Region {
         })
     }
 
-    fn verify_mark(&self, first: u64, kind: AllocKind) -> Result<(), FreeRejection> {
+    fn verify_mark(&self, first: FrameNumber, kind: AllocKind) -> Result<(), FreeRejection> {
         let start = self.span.start;
         self.marks.verify_free(start, first - start, kind).map_err(|refused| match refused {
             FreeRejection::DoubleFree(frame) if !self.manages(frame, 1) => FreeRejection::Reserved(frame),
@@ -91,7 +95,7 @@ impl Region {
     /// Frees a naturally aligned run.
     ///
     /// Bound: one word for orders 0 to 6, 8 words up to 8, 512 blocks up to 18; lock-free.
-    pub(crate) fn free(&self, frame: u64, order: Order) -> Result<(), FreeRejection> {
+    pub(crate) fn free(&self, frame: FrameNumber, order: Order) -> Result<(), FreeRejection> {
         if order >= Order::HUGE {
             return self.free_blocks(frame, order);
         }
@@ -99,9 +103,9 @@ impl Region {
     }
 
     /// Frees frames of one block.
-    pub(crate) fn free_short_run(&self, frame: u64, count: u64) -> Result<(), FreeRejection> {
+    pub(crate) fn free_short_run(&self, frame: FrameNumber, count: u64) -> Result<(), FreeRejection> {
         let block = self.block_of(frame);
-        let start = (frame % BLOCK) as usize;
+        let start = frame.bit_in_block();
         self.check_small(frame, count)?;
         let line = self.line(block);
         if start % 64 + count as usize > 64 {
@@ -117,11 +121,11 @@ impl Region {
     }
 
     /// Refuses frames of one block or of two, unless all are allocated; changes nothing.
-    pub(crate) fn check_run(&self, frame: u64, count: u64) -> Result<(), FreeRejection> {
+    pub(crate) fn check_run(&self, frame: FrameNumber, count: u64) -> Result<(), FreeRejection> {
         for (frame, count) in by_block(frame, count) {
             let block = self.block_of(frame);
             self.check_small(frame, count)?;
-            for (word, mask) in masks((frame % BLOCK) as usize, count as usize) {
+            for (word, mask) in masks(frame.bit_in_block(), count as usize) {
                 self.double(block, word, self.line(block).load(word) & mask)?;
             }
         }
@@ -133,7 +137,7 @@ impl Region {
     ///
     /// Bound: as for [`Region::release_frame`]; now and then the cost of [`Region::free_word`].
     #[inline]
-    pub(in crate::frames) fn free_frame(&self, frame: u64) -> bool {
+    pub(in crate::frames) fn free_frame(&self, frame: FrameNumber) -> bool {
         let Some(change) = self.release_frame(frame) else { return false };
         self.update_hints_after(self.block_of(frame), change);
         true
@@ -144,14 +148,14 @@ impl Region {
     ///
     /// Bound: one compare-and-swap, retried only if another CPU changed the word.
     #[inline(always)]
-    pub(in crate::frames) fn release_frame(&self, frame: u64) -> Option<Change> {
-        self.words().release(Word { key: frame / 64, mask: 1 << (frame % 64) })
+    pub(in crate::frames) fn release_frame(&self, frame: FrameNumber) -> Option<Change> {
+        self.words().release(Word { key: frame.word(), mask: frame.mask_in_word() })
     }
 
     /// Returns the bitmaps alone, for frees that look at nothing else of the region.
     #[inline(always)]
     pub(in crate::frames) fn words(&self) -> RegionWords {
-        RegionWords { first_key: self.first_block * WORDS as u64, entries: self.entries, lines: self.lines }
+        RegionWords { first_key: self.first_block.first_word(), entries: self.entries, lines: self.lines }
     }
 
     /// Sets the bits of one word of a bitmap block.
@@ -174,7 +178,7 @@ impl Region {
 
     /// Checks that `count` frames of one block may be freed singly, as far as the block's state
     /// tells.
-    pub(crate) fn check_small(&self, frame: u64, count: u64) -> Result<Block, FreeRejection> {
+    pub(crate) fn check_small(&self, frame: FrameNumber, count: u64) -> Result<Block, FreeRejection> {
         let index = self.block_of(frame);
         let block = self.entry(index).load();
         if block.is_edge() && !self.manages(frame, count) {
@@ -200,8 +204,8 @@ impl Region {
     fn head_of(&self, tail: BlockIndex) -> Option<Order> {
         Order::all().skip(10).find(|order| {
             let blocks = 1_u64 << (order.get() - 9);
-            let head = (self.first_block + tail.0 as u64) & !(blocks - 1);
-            head.checked_sub(self.first_block).is_some_and(|head| {
+            let head = self.number_of(tail).get() & !(blocks - 1);
+            head.checked_sub(self.first_block.get()).is_some_and(|head| {
                 self.entry(BlockIndex(head as usize)).load().state() == BlockState::Head(*order)
             })
         })
@@ -212,8 +216,8 @@ impl Region {
         if bits == 0 {
             return Ok(());
         }
-        let offset = word as u64 * 64 + u64::from(bits.trailing_zeros());
-        Err(FreeRejection::DoubleFree(self.first_frame(block) + offset))
+        let twice = (self.number_of(block).first_word() + word as u64).lowest_of(bits);
+        Err(FreeRejection::DoubleFree(twice))
     }
 
     /// Refuses the block unless the block is allocated as a separate run.
@@ -243,7 +247,7 @@ impl Region {
     }
 
     /// Frees an aligned run of whole blocks.
-    fn free_blocks(&self, frame: u64, order: Order) -> Result<(), FreeRejection> {
+    fn free_blocks(&self, frame: FrameNumber, order: Order) -> Result<(), FreeRejection> {
         let first = self.block_of(frame);
         self.check_head(frame, order)?;
         if !self.entry(first).begin_free(order) {
@@ -254,7 +258,11 @@ impl Region {
     }
 
     /// Refuses the block at `frame` unless the block is the first of an allocated run of `order`.
-    pub(in crate::frames) fn check_head(&self, frame: u64, order: Order) -> Result<(), FreeRejection> {
+    pub(in crate::frames) fn check_head(
+        &self,
+        frame: FrameNumber,
+        order: Order,
+    ) -> Result<(), FreeRejection> {
         let block = self.entry(self.block_of(frame)).load();
         match block.state() {
             BlockState::Head(actual) if actual == order => Ok(()),
@@ -272,7 +280,7 @@ impl Region {
     ///
     /// Bound: one compare-and-swap.
     #[inline]
-    pub(crate) fn cache_block(&self, frame: u64) -> Option<HugeBlock> {
+    pub(crate) fn cache_block(&self, frame: FrameNumber) -> Option<HugeBlock> {
         let entry = self.entry(self.block_of(frame));
         entry.cache().then_some(HugeBlock { first: frame, entry })
     }
@@ -280,7 +288,7 @@ impl Region {
     /// Returns blocks under the caller's exclusive control to the buddy.
     pub(crate) fn release_blocks(&self, first: BlockIndex, blocks: usize) {
         for offset in (0..blocks).rev() {
-            self.entry(BlockIndex(first.0 + offset)).set(BlockState::Whole, Ownership::Shared);
+            self.entry(first + offset).set(BlockState::Whole, Ownership::Shared);
         }
         let (chunk, bit) = self.chunk_of(first);
         for (word, mask) in masks(bit, blocks) {
@@ -291,7 +299,10 @@ impl Region {
 }
 
 /// Returns the parts of a run of fewer than 512 frames by block.
-pub(in crate::frames) fn by_block(first: u64, count: u64) -> impl Iterator<Item = (u64, u64)> {
-    let own = count.min(BLOCK - first % BLOCK);
+pub(in crate::frames) fn by_block(
+    first: FrameNumber,
+    count: u64,
+) -> impl Iterator<Item = (FrameNumber, u64)> {
+    let own = count.min(BLOCK - first.bit_in_block() as u64);
     [(first, own), (first + own, count - own)].into_iter().filter(|&(_, count)| count > 0)
 }

@@ -8,6 +8,7 @@ use topomem_percpu::Order;
 use topomem_percpu::sync::atomic::{AtomicU8, Ordering};
 
 use super::free::FreeRejection;
+use crate::frames::types::FrameNumber;
 
 /// No run begins here.
 const NONE: u8 = 0;
@@ -95,7 +96,12 @@ impl Marks {
     /// the region's first frame.
     ///
     /// Cost: one compare-and-swap.
-    pub(crate) fn verify_free(self, first: u64, offset: u64, kind: AllocKind) -> Result<(), FreeRejection> {
+    pub(crate) fn verify_free(
+        self,
+        first: FrameNumber,
+        offset: u64,
+        kind: AllocKind,
+    ) -> Result<(), FreeRejection> {
         let Some(mark) = self.0.get(offset as usize) else { return Ok(()) };
         // Relaxed: the selection of a single free out of several needs only the mark's own order.
         let frame = first + offset;
@@ -119,9 +125,9 @@ impl Marks {
     }
 
     /// Returns the order of the aligned run around the frame, if any.
-    fn order_around(self, first: u64, offset: u64) -> Option<Order> {
+    fn order_around(self, first: FrameNumber, offset: u64) -> Option<Order> {
         Order::all().skip(1).find(|order| {
-            let head = (first + offset) & !(order.frames() - 1);
+            let head = (first + offset).align_down(order.frames());
             let mark = head.checked_sub(first).and_then(|offset| self.0.get(offset as usize));
             // Relaxed: for a diagnosis only.
             mark.and_then(|mark| AllocKind::order_of(mark.load(Ordering::Relaxed))) == Some(*order)

@@ -27,11 +27,13 @@ pub(super) mod shape;
 pub(super) mod transit;
 pub(super) mod word;
 
+use core::ops::Add;
+
 use topomem_percpu::sync::atomic::{AtomicU32, Ordering, fence};
 use topomem_percpu::{NodeId, Order};
 
-use crate::frames::types::Zone;
-use crate::memory::{FRAME_SIZE, MemoryRange};
+use crate::frames::types::{BLOCK, BlockNumber, FrameNumber, Zone};
+use crate::memory::MemoryRange;
 use bitmap::{AtomicBitmap512, BITS, Change};
 use block::{Block, BlockEntry, BlockState, Ownership};
 use marks::Marks;
@@ -39,8 +41,6 @@ use retired::RetiredFrames;
 use transit::{Transit, Transits, Watch};
 use word::Home;
 
-/// Frames per block.
-pub(crate) const BLOCK: u64 = 512;
 /// Blocks per chunk.
 pub(crate) const CHUNK: usize = 512;
 
@@ -64,24 +64,46 @@ impl Chunk {
 /// A stretch of managed frames, from `start` to `end`, exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
-    pub(crate) start: u64,
-    pub(crate) end: u64,
+    pub(crate) start: FrameNumber,
+    pub(crate) end: FrameNumber,
 }
 
 impl Span {
+    /// The stretch of no frame.
+    pub(super) const EMPTY: Span = Span { start: FrameNumber::ZERO, end: FrameNumber::ZERO };
+
     /// Returns the frames of a range on frame boundaries.
     pub(super) fn of(range: MemoryRange) -> Span {
-        Span { start: range.start.as_u64() / FRAME_SIZE, end: range.end.as_u64() / FRAME_SIZE }
+        Span { start: FrameNumber::containing(range.start), end: FrameNumber::containing(range.end) }
     }
 
     pub(super) fn frames(self) -> u64 {
         self.end - self.start
+    }
+
+    /// Returns the number of aligned pieces of `frames` frames, a power of two, that have frames of the stretch.
+    pub(super) fn pieces_of(self, frames: u64) -> usize {
+        (self.end.get().div_ceil(frames) - self.start.get() / frames) as usize
+    }
+
+    /// Returns every frame of the stretch.
+    pub(super) fn iter(self) -> impl Iterator<Item = FrameNumber> {
+        (self.start.get()..self.end.get()).map(FrameNumber::new)
     }
 }
 
 /// A block of a region, counted from the region's first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BlockIndex(pub(crate) usize);
+
+impl Add<usize> for BlockIndex {
+    type Output = BlockIndex;
+
+    #[inline(always)]
+    fn add(self, blocks: usize) -> BlockIndex {
+        BlockIndex(self.0 + blocks)
+    }
+}
 
 /// The reason of a search without a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,8 +128,8 @@ pub(crate) struct Region {
     pub(crate) cached: bool,
     /// The frames, gaps between managed spans included.
     pub(crate) span: Span,
-    /// The number of the first block: `span.start / 512`.
-    pub(super) first_block: u64,
+    /// The number of the first block.
+    pub(super) first_block: BlockNumber,
     pub(super) lines: &'static [AtomicBitmap512],
     pub(super) entries: &'static [BlockEntry],
     pub(super) chunks: &'static [Chunk],
@@ -179,13 +201,18 @@ impl Region {
     }
 
     /// Returns the block of a frame of the region.
-    pub(crate) fn block_of(&self, frame: u64) -> BlockIndex {
-        BlockIndex((frame / BLOCK - self.first_block) as usize)
+    pub(crate) fn block_of(&self, frame: FrameNumber) -> BlockIndex {
+        BlockIndex((frame.block() - self.first_block) as usize)
     }
 
     /// Returns the number of a block's first frame.
-    pub(crate) fn first_frame(&self, block: BlockIndex) -> u64 {
-        (self.first_block + block.0 as u64) * BLOCK
+    pub(crate) fn first_frame(&self, block: BlockIndex) -> FrameNumber {
+        self.number_of(block).first_frame()
+    }
+
+    /// Returns a block's number.
+    pub(crate) fn number_of(&self, block: BlockIndex) -> BlockNumber {
+        self.first_block + block.0 as u64
     }
 
     pub(crate) fn line(&self, block: BlockIndex) -> &'static AtomicBitmap512 {
@@ -194,11 +221,11 @@ impl Region {
 
     /// Returns the permanent places of a word's frames. The block is no edge block.
     pub(super) fn home_of(&self, block: BlockIndex, word: usize) -> Home {
-        let offset = self.first_frame(block) + word as u64 * 64 - self.span.start;
+        let first = (self.number_of(block).first_word() + word as u64).first_frame();
         Home {
             word: self.line(block).word(word),
             state: self.entry(block),
-            marks: self.marks.of_word(offset),
+            marks: self.marks.of_word(first - self.span.start),
         }
     }
 
@@ -208,22 +235,22 @@ impl Region {
 
     /// Returns a block's chunk, and the block's bit in the chunk.
     pub(crate) fn chunk_of(&self, block: BlockIndex) -> (&'static Chunk, usize) {
-        let absolute = self.first_block as usize + block.0;
+        let absolute = self.number_of(block).get() as usize;
         (&self.chunks[absolute / CHUNK - self.first_chunk()], absolute % CHUNK)
     }
 
     pub(super) fn first_chunk(&self) -> usize {
-        self.first_block as usize / CHUNK
+        self.first_block.get() as usize / CHUNK
     }
 
     /// Returns the block with bit `bit` in chunk `chunk`; only bits of existing blocks are ever
     /// set.
     pub(super) fn block_at(&self, chunk: usize, bit: usize) -> BlockIndex {
-        BlockIndex((self.first_chunk() + chunk) * CHUNK + bit - self.first_block as usize)
+        BlockIndex((self.first_chunk() + chunk) * CHUNK + bit - self.first_block.get() as usize)
     }
 
     /// Returns true if all `count` frames from `first` on are managed.
-    pub(crate) fn manages(&self, first: u64, count: u64) -> bool {
+    pub(crate) fn manages(&self, first: FrameNumber, count: u64) -> bool {
         let after = self.managed.partition_point(|span| span.start <= first);
         match after.checked_sub(1).and_then(|index| self.managed.get(index)) {
             Some(span) => first + count <= span.end,
@@ -237,16 +264,16 @@ impl Region {
     }
 
     /// Returns true if single frames of the frame's block come from and go to the block's bitmap.
-    pub(super) fn has_bitmap(&self, frame: u64) -> bool {
+    pub(super) fn has_bitmap(&self, frame: FrameNumber) -> bool {
         self.entry(self.block_of(frame)).load().has_bitmap()
     }
 
     /// Returns true if a bit is set for the frame, in the block's line or in the chunk's line.
-    pub(crate) fn is_free(&self, frame: u64, block: Block) -> bool {
+    pub(crate) fn is_free(&self, frame: FrameNumber, block: Block) -> bool {
         let index = self.block_of(frame);
         match block.state() {
             BlockState::Whole => true,
-            BlockState::Bitmap | BlockState::Promoting => self.line(index).test((frame % BLOCK) as usize),
+            BlockState::Bitmap | BlockState::Promoting => self.line(index).test(frame.bit_in_block()),
             _ => false,
         }
     }
@@ -337,7 +364,7 @@ impl Region {
     /// Stores the states of an allocated run of whole blocks.
     pub(super) fn mark_run(&self, first: BlockIndex, order: Order) {
         for offset in 1..1 << (order.get() - 9) {
-            self.entry(BlockIndex(first.0 + offset)).set(BlockState::Tail, Ownership::Shared);
+            self.entry(first + offset).set(BlockState::Tail, Ownership::Shared);
         }
         self.entry(first).set(BlockState::Head(order), Ownership::Shared);
     }

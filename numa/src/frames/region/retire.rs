@@ -10,13 +10,14 @@
 
 use super::bitmap::{WORDS, masks};
 use super::block::{BlockState, Ownership};
-use super::{BLOCK, BlockIndex, Region};
+use super::{BlockIndex, Region};
+use crate::frames::types::{BLOCK, FrameNumber};
 
 impl Region {
     /// Takes out a pending frame if the frame is free in the bitmap or buddy. Returns true if the frame was free.
     ///
     /// Bound: constant; lock-free.
-    pub(crate) fn take_out(&self, frame: u64) -> bool {
+    pub(crate) fn take_out(&self, frame: FrameNumber) -> bool {
         let taken = self.claim_frame(frame);
         if taken {
             self.retired.complete(frame);
@@ -27,7 +28,7 @@ impl Region {
     /// Claims a frame if the frame is free in the bitmap or buddy. Returns true if the frame was free.
     ///
     /// Bound: constant; lock-free.
-    pub(in crate::frames) fn claim_frame(&self, frame: u64) -> bool {
+    pub(in crate::frames) fn claim_frame(&self, frame: FrameNumber) -> bool {
         let block = self.block_of(frame);
         let (chunk, bit) = self.chunk_of(block);
         // Before the bits are checked: a context in transit with a frame to be retired finds the frame listed
@@ -38,7 +39,7 @@ impl Region {
         }
         drop(transit);
         // As in `claim_partial`: bits in a block without a bitmap represent no frames.
-        self.line(block).take((frame % BLOCK) as usize) && self.entry(block).load().has_bitmap()
+        self.line(block).take(frame.bit_in_block()) && self.entry(block).load().has_bitmap()
     }
 
     /// Takes out every pending frame free in the bitmap or buddy. Returns the number of frames taken out.
@@ -48,10 +49,10 @@ impl Region {
     pub(crate) fn sweep(&self) -> u64 {
         let mut taken = 0;
         // Only the bits tell: a state may be ahead of the bits, stored by an interrupted context.
-        let home = |&frame: &u64| {
+        let home = |&frame: &FrameNumber| {
             let block = self.block_of(frame);
             let (chunk, bit) = self.chunk_of(block);
-            let listed = self.line(block).test((frame % BLOCK) as usize);
+            let listed = self.line(block).test(frame.bit_in_block());
             chunk.whole.test(bit) || (listed && self.entry(block).load().has_bitmap())
         };
         while let Some(frame) = self.retired.pending().find(home) {
@@ -62,7 +63,7 @@ impl Region {
 
     /// Withholds the pending frames of a claimed run, and frees the rest of the run. Returns the
     /// number of frames withheld. If the number is 0, the run stays claimed.
-    pub(crate) fn withhold(&self, first: u64, count: u64) -> u64 {
+    pub(crate) fn withhold(&self, first: FrameNumber, count: u64) -> u64 {
         let run = first..first + count;
         if !self.retired.any_pending() || !self.retired.pending().any(|frame| run.contains(&frame)) {
             return 0;
@@ -74,7 +75,7 @@ impl Region {
             let block = self.block_of(at);
             let end = run.end.min(self.first_frame(block) + BLOCK);
             kept += if self.entry(block).load().has_bitmap() {
-                masks((at % BLOCK) as usize, (end - at) as usize)
+                masks(at.bit_in_block(), (end - at) as usize)
                     .map(|(word, bits)| self.return_word(block, word, bits))
                     .sum::<u64>()
             } else {
@@ -87,7 +88,7 @@ impl Region {
 
     /// Frees the claimed frames of one word, except pending frames. Returns the number of pending frames.
     pub(crate) fn return_word(&self, block: BlockIndex, word: usize, bits: u64) -> u64 {
-        let kept = self.retired.complete_held(self.first_frame(block) / 64 + word as u64, bits);
+        let kept = self.retired.complete_held(self.number_of(block).first_word() + word as u64, bits);
         if let Ok(change) = self.line(block).release(word, bits & !kept) {
             self.update_hints_after(block, change);
         }
@@ -96,7 +97,7 @@ impl Region {
 
     /// Frees a claimed whole block, except pending frames. Returns the number of pending frames.
     fn return_block(&self, block: BlockIndex) -> u64 {
-        let key = self.first_frame(block) / 64;
+        let key = self.number_of(block).first_word();
         let words = core::array::from_fn(|word| !self.retired.complete_held(key + word as u64, u64::MAX));
         if words == [u64::MAX; WORDS] {
             let (chunk, bit) = self.chunk_of(block);

@@ -4,12 +4,13 @@ use topomem_percpu::sync::atomic::AtomicU64;
 
 use super::block::BlockEntry;
 use super::marks::WordMarks;
+use crate::frames::types::{FrameNumber, WordNumber};
 
-/// A word taken out of a magazine.
+/// Frames of one word of a bitmap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Word {
-    /// Frame number / 64.
-    pub(crate) key: u64,
+    pub(crate) key: WordNumber,
+    /// A bit for each frame.
     pub(crate) mask: u64,
 }
 
@@ -19,8 +20,8 @@ impl Word {
     }
 
     /// Returns the number of the word's lowest frame.
-    pub(crate) fn first(self) -> u64 {
-        self.key * 64 + u64::from(self.mask.trailing_zeros())
+    pub(crate) fn first(self) -> FrameNumber {
+        self.key.lowest_of(self.mask)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::AllocatorState;
 use crate::frames::magazine::guard::MagazineGuard;
-use crate::frames::region::bitmap::{WORDS, masks};
+use crate::frames::region::Region;
+use crate::frames::region::bitmap::masks;
 use crate::frames::region::free::FreeRejection;
-use crate::frames::region::{BLOCK, Region};
+use crate::frames::types::{FrameNumber, WordNumber};
 
 impl AllocatorState {
     /// Counts frames gained or lost by a region, in the magazine if the region's zone is of the magazine's node.
@@ -40,21 +41,21 @@ impl AllocatorState {
     pub(in crate::frames) fn check_not_pooled(
         &self,
         region: &Region,
-        first: u64,
+        first: FrameNumber,
         count: u64,
     ) -> Result<(), FreeRejection> {
-        let words = masks((first % BLOCK) as usize, count as usize);
-        let base = first / BLOCK * WORDS as u64;
+        let words = masks(first.bit_in_block(), count as usize);
+        let base = first.block().first_word();
         let mut held = words.map(|(word, mask)| (base + word as u64, mask));
         held.try_for_each(|(key, mask)| match self.pooled(region, key) & mask {
             0 => Ok(()),
-            twice => Err(FreeRejection::DoubleFree(key * 64 + u64::from(twice.trailing_zeros()))),
+            twice => Err(FreeRejection::DoubleFree(key.lowest_of(twice))),
         })
     }
 
     /// Returns the frames of a bitmap word held by the node's pool.
     #[inline]
-    pub(in crate::frames) fn pooled(&self, region: &Region, key: u64) -> u64 {
+    pub(in crate::frames) fn pooled(&self, region: &Region, key: WordNumber) -> u64 {
         match self.node(region.node) {
             Some(node) if node.zeroed.is_used() => node.zeroed.held(key),
             _ => 0,

@@ -4,6 +4,7 @@ use core::ptr;
 
 use super::frame_table::{FrameInfo, Stretch, frame_of_entry, numbered_as_frames, stretch_of};
 use crate::frames::region::Region;
+use crate::frames::types::FrameNumber;
 
 /// The maximum number of parts.
 const PARTS: u64 = 1 << 12;
@@ -44,13 +45,13 @@ unsafe impl Sync for PartTable {}
 impl PartTable {
     /// Returns the table of the part numbered `part`.
     pub(in crate::frames) fn of(stretches: &[Stretch], part: usize, shift: u32) -> PartTable {
-        let (start, end) = ((part as u64) << shift, (part as u64 + 1) << shift);
+        let (start, end) = (first_frame_of(part, shift), first_frame_of(part + 1, shift));
         let first = stretches.partition_point(|stretch| stretch.span.end <= start);
         let mut here = stretches.iter().skip(first).take_while(|stretch| stretch.span.start < end);
         match (here.next(), here.next()) {
             (Some(one), None) => PartTable {
-                entries: one.entries.as_ptr().wrapping_sub(one.span.start as usize),
-                first_entry: one.first_entry.wrapping_sub(one.span.start),
+                entries: one.entries.as_ptr().wrapping_sub(one.span.start.get() as usize),
+                first_entry: one.first_entry.wrapping_sub(one.span.start.get()),
             },
             _ => PartTable { entries: ptr::null(), first_entry: 0 },
         }
@@ -59,7 +60,8 @@ impl PartTable {
 
 /// Returns the number of parts, and of frames in a part (as a power of two), for memory that ends
 /// with frame `end`.
-pub(in crate::frames) fn parts(end: u64) -> (usize, u32) {
+pub(in crate::frames) fn parts(end: FrameNumber) -> (usize, u32) {
+    let end = end.get();
     let mut shift = LEAST_SHIFT;
     while end.div_ceil(1 << shift) > PARTS {
         shift += 1;
@@ -67,9 +69,14 @@ pub(in crate::frames) fn parts(end: u64) -> (usize, u32) {
     (end.div_ceil(1 << shift) as usize, shift)
 }
 
+/// Returns the first frame of the part numbered `part`.
+fn first_frame_of(part: usize, shift: u32) -> FrameNumber {
+    FrameNumber::new((part as u64) << shift)
+}
+
 /// Returns the number of the first region for a search in the part numbered `part`.
 pub(in crate::frames) fn first_region(regions: &[&'static Region], part: usize, shift: u32) -> u32 {
-    let start = (part as u64) << shift;
+    let start = first_frame_of(part, shift);
     regions.partition_point(|region| region.span.end <= start) as u32
 }
 
@@ -85,8 +92,14 @@ impl Directory {
         Directory { regions, parts, stretches, tables, numbered_as_frames, shift }
     }
 
+    /// Returns the number of the frame's part of the address space.
+    #[inline(always)]
+    fn part_of(&self, frame: FrameNumber) -> usize {
+        (frame.get() >> self.shift) as usize
+    }
+
     /// Returns a frame's entry in the per-frame table, if any.
-    pub(in crate::frames) fn find_info(&self, frame: u64) -> Option<&'static FrameInfo> {
+    pub(in crate::frames) fn find_info(&self, frame: FrameNumber) -> Option<&'static FrameInfo> {
         stretch_of(self.stretches, frame)?.entry(frame)
     }
 
@@ -98,17 +111,17 @@ impl Directory {
     ///
     /// A region has the frame, the frame is managed, and there is a per-frame table.
     #[inline]
-    pub(in crate::frames) unsafe fn info(&self, frame: u64) -> &'static FrameInfo {
+    pub(in crate::frames) unsafe fn info(&self, frame: FrameNumber) -> &'static FrameInfo {
         // SAFETY: the caller's promise: with a per-frame table there is a part for each frame up to
         // the last region's end.
-        let table = unsafe { self.tables.get_unchecked((frame >> self.shift) as usize) };
+        let table = unsafe { self.tables.get_unchecked(self.part_of(frame)) };
         if table.entries.is_null() {
             // SAFETY: the caller's promise.
             return unsafe { self.info_by_stretch(frame) };
         }
         // SAFETY: the pointer was made from the frame's stretch, which has an entry for each of its
         // frames.
-        unsafe { &*table.entries.wrapping_add(frame as usize) }
+        unsafe { &*table.entries.wrapping_add(frame.get() as usize) }
     }
 
     /// Returns a frame's entry by a search of the stretches.
@@ -117,7 +130,7 @@ impl Directory {
     ///
     /// As for [`Directory::info`].
     #[cold]
-    unsafe fn info_by_stretch(&self, frame: u64) -> &'static FrameInfo {
+    unsafe fn info_by_stretch(&self, frame: FrameNumber) -> &'static FrameInfo {
         // SAFETY: the caller's promise.
         unsafe { self.find_info(frame).unwrap_unchecked() }
     }
@@ -130,24 +143,24 @@ impl Directory {
     ///
     /// As for [`Directory::info`].
     #[inline]
-    pub(in crate::frames) unsafe fn entry_number(&self, frame: u64) -> u64 {
+    pub(in crate::frames) unsafe fn entry_number(&self, frame: FrameNumber) -> u64 {
         if self.numbered_as_frames {
-            return frame;
+            return frame.get();
         }
         // SAFETY: as in `info`.
-        let table = unsafe { self.tables.get_unchecked((frame >> self.shift) as usize) };
+        let table = unsafe { self.tables.get_unchecked(self.part_of(frame)) };
         if table.entries.is_null() {
             let stretch = stretch_of(self.stretches, frame);
             return stretch.map_or(0, |stretch| stretch.first_entry + (frame - stretch.span.start));
         }
-        table.first_entry.wrapping_add(frame)
+        table.first_entry.wrapping_add(frame.get())
     }
 
     /// Returns the frame of the per-frame table's entry numbered `entry`; for a number without an
     /// entry, any frame.
     #[inline]
-    pub(in crate::frames) fn frame_of_entry(&self, entry: u64) -> u64 {
-        if self.numbered_as_frames { entry } else { frame_of_entry(self.stretches, entry) }
+    pub(in crate::frames) fn frame_of_entry(&self, entry: u64) -> FrameNumber {
+        if self.numbered_as_frames { FrameNumber::new(entry) } else { frame_of_entry(self.stretches, entry) }
     }
 
     /// Returns the region of a frame.
@@ -155,8 +168,8 @@ impl Directory {
     /// Bound: three loads, and a binary search of the regions that reach into the frame's part of the
     /// address space, mostly one: 16 MiB where memory ends below 64 GiB, and more with more memory.
     #[inline]
-    pub(crate) fn region_of(&self, frame: u64) -> Option<&'static Region> {
-        let part = (frame >> self.shift) as usize;
+    pub(crate) fn region_of(&self, frame: FrameNumber) -> Option<&'static Region> {
+        let part = self.part_of(frame);
         let first = *self.parts.get(part)? as usize;
         // The next part's first region may begin in this part.
         let end = self.parts.get(part + 1).map_or(self.regions.len(), |&next| next as usize + 1);
@@ -168,15 +181,19 @@ impl Directory {
 
 #[cfg(test)]
 mod tests {
-    use super::parts;
+    use super::{FrameNumber, parts};
+
+    fn parts_up_to(end: u64) -> (usize, u32) {
+        parts(FrameNumber::new(end))
+    }
 
     #[test]
     fn parts_are_few_wherever_memory_is() {
-        assert_eq!(parts(1), (1, 12));
-        assert_eq!(parts(1 << 12), (1, 12));
-        assert_eq!(parts((1 << 12) + 1), (2, 12));
-        assert_eq!(parts(1 << 24), (1 << 12, 12));
-        assert_eq!(parts((1 << 24) + 1), ((1 << 11) + 1, 13));
-        assert_eq!(parts(1 << 40), (1 << 12, 28));
+        assert_eq!(parts_up_to(1), (1, 12));
+        assert_eq!(parts_up_to(1 << 12), (1, 12));
+        assert_eq!(parts_up_to((1 << 12) + 1), (2, 12));
+        assert_eq!(parts_up_to(1 << 24), (1 << 12, 12));
+        assert_eq!(parts_up_to((1 << 24) + 1), ((1 << 11) + 1, 13));
+        assert_eq!(parts_up_to(1 << 40), (1 << 12, 28));
     }
 }

@@ -3,6 +3,7 @@
 use topomem_percpu::sync::atomic::AtomicU32;
 
 use crate::frames::region::Span;
+use crate::frames::types::FrameNumber;
 
 /// Eight bytes of the frame's owner; the allocator never accesses the bytes.
 ///
@@ -39,7 +40,7 @@ pub(in crate::frames) const BRIDGED: u64 = 512;
 
 /// If memory ends at this frame or below, 8 TiB, an entry has the frame's number: then neither
 /// needs a search. Larger numbers need more bits than a link in the table has.
-pub(in crate::frames) const NUMBERED_AS_FRAMES: u64 = 1 << 31;
+pub(in crate::frames) const NUMBERED_AS_FRAMES: FrameNumber = FrameNumber::new(1 << 31);
 
 /// A stretch of the per-frame table: the entries of consecutive frames. The entries are numbered.
 #[derive(Debug)]
@@ -53,13 +54,13 @@ pub(in crate::frames) struct Stretch {
 
 impl Stretch {
     /// Returns the entry of a frame.
-    pub(super) fn entry(&self, frame: u64) -> Option<&'static FrameInfo> {
+    pub(super) fn entry(&self, frame: FrameNumber) -> Option<&'static FrameInfo> {
         self.entries.get(frame.checked_sub(self.span.start)? as usize)
     }
 }
 
 /// Returns the stretch of the sorted `stretches` that has `frame`.
-pub(super) fn stretch_of(stretches: &'static [Stretch], frame: u64) -> Option<&'static Stretch> {
+pub(super) fn stretch_of(stretches: &'static [Stretch], frame: FrameNumber) -> Option<&'static Stretch> {
     let after = stretches.partition_point(|stretch| stretch.span.start <= frame);
     let stretch = stretches.get(after.checked_sub(1)?)?;
     (frame < stretch.span.end).then_some(stretch)
@@ -67,13 +68,16 @@ pub(super) fn stretch_of(stretches: &'static [Stretch], frame: u64) -> Option<&'
 
 /// Returns true if each entry has the number of the frame.
 pub(super) fn numbered_as_frames(stretches: &[Stretch]) -> bool {
-    stretches.iter().all(|stretch| stretch.first_entry == stretch.span.start)
+    stretches.iter().all(|stretch| stretch.first_entry == stretch.span.start.get())
 }
 
 /// Returns the frame of the entry numbered `entry`; for a number without an entry, any frame.
 #[cold]
-pub(super) fn frame_of_entry(stretches: &[Stretch], entry: u64) -> u64 {
+pub(super) fn frame_of_entry(stretches: &[Stretch], entry: u64) -> FrameNumber {
     let after = stretches.partition_point(|stretch| stretch.first_entry <= entry);
     let stretch = stretches.get(after.saturating_sub(1));
-    stretch.map_or(0, |stretch| stretch.span.start.wrapping_add(entry.wrapping_sub(stretch.first_entry)))
+    stretch.map_or(FrameNumber::ZERO, |stretch| {
+        let offset = entry.wrapping_sub(stretch.first_entry);
+        FrameNumber::new(stretch.span.start.get().wrapping_add(offset))
+    })
 }

@@ -16,7 +16,7 @@ use crate::frames::node::{Node, NodeZone};
 use crate::frames::region::marks::AllocKind;
 use crate::frames::region::transit::Transits;
 use crate::frames::region::{BlockIndex, Region};
-use crate::frames::types::Zeroing;
+use crate::frames::types::{FrameNumber, Zeroing};
 use directory::Directory;
 use reserve::PressureNotes;
 
@@ -104,7 +104,7 @@ pub(in crate::frames) struct Parts {
 impl AllocatorState {
     /// Returns the region of a frame.
     #[inline]
-    pub(crate) fn region_of(&self, frame: u64) -> Option<&'static Region> {
+    pub(crate) fn region_of(&self, frame: FrameNumber) -> Option<&'static Region> {
         self.directory.region_of(frame)
     }
 
@@ -148,7 +148,7 @@ impl AllocatorState {
 
     /// Records in paranoid mode the allocation of the run from `first` on.
     #[inline]
-    pub(super) fn record_alloc(&self, first: u64, kind: AllocKind) {
+    pub(super) fn record_alloc(&self, first: FrameNumber, kind: AllocKind) {
         if self.checked == Checked::EveryUse
             && let Some(region) = self.region_of(first)
         {
@@ -163,7 +163,7 @@ impl AllocatorState {
     }
 
     /// Returns the region and the index of the block from `frame` on.
-    pub(crate) fn block_at(&self, frame: u64) -> Option<(&'static Region, BlockIndex)> {
+    pub(crate) fn block_at(&self, frame: FrameNumber) -> Option<(&'static Region, BlockIndex)> {
         // An owned block is no edge block: the first frame of the block is in the region.
         let region = self.region_of(frame)?;
         Some((region, region.block_of(frame)))

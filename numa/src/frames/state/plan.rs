@@ -7,7 +7,7 @@ use crate::frames::magazine::Magazine;
 use crate::frames::magazine::table::MagazineTable;
 use crate::frames::node::Node;
 use crate::frames::node::turns::Turns;
-use crate::frames::types::{Allowed, FrameRequest, InvalidRequest, NodeSet, Policy, Zone};
+use crate::frames::types::{Allowed, FrameNumber, FrameRequest, InvalidRequest, NodeSet, Policy, Zone};
 
 /// Where a request may be served: nearest to `origin` first, within `allowed`.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +82,7 @@ impl AllocatorState {
         let mut zones = zones.map(|(state, _)| state).filter(|state| state.managed > 0);
         zones.any(|state| {
             let mut regions = state.regions.descending();
-            request.limit == u64::MAX || regions.any(|region| region.span.start < request.limit)
+            request.limit == FrameNumber::MAX || regions.any(|region| region.span.start < request.limit)
         })
     }
 }

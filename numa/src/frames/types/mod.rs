@@ -17,6 +17,6 @@ pub use request::FrameRequest;
 pub use stats::{MagazineStats, NodeStats, Totals, ZeroedStats, ZoneStats};
 pub use zone::{Pressure, Watermarks, Zone, ZoneLimits};
 
-pub(super) use frame_number::{frame, number};
+pub(crate) use frame_number::{BLOCK, BlockNumber, FrameNumber, WordNumber};
 pub(super) use node_set::{Allowed, WORDS, place};
 pub(super) use request::Caller;

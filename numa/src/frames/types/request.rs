@@ -2,6 +2,7 @@
 
 use topomem_percpu::{NodeId, Order, PhysAddr};
 
+use super::frame_number::FrameNumber;
 use super::policy::Policy;
 use super::zone::Zone;
 
@@ -29,7 +30,7 @@ pub struct FrameRequest {
     pub(in crate::frames) emergency: bool,
     pub(in crate::frames) zone: Zone,
     /// Every frame's number is below this.
-    pub(in crate::frames) limit: u64,
+    pub(in crate::frames) limit: FrameNumber,
     /// The node for "local"; `None` for the requesting CPU's node.
     pub(in crate::frames) node: Option<NodeId>,
     pub(in crate::frames) policy: Policy,
@@ -74,7 +75,7 @@ impl FrameRequest {
             zeroed: false,
             emergency: false,
             zone: Zone::Normal,
-            limit: u64::MAX,
+            limit: FrameNumber::MAX,
             node: None,
             policy: Policy::Local,
             caller: Caller::Single,
@@ -149,7 +150,7 @@ impl FrameRequest {
     /// # }).unwrap();
     /// ```
     pub const fn below(mut self, limit: PhysAddr) -> FrameRequest {
-        self.limit = limit.as_u64() >> 12;
+        self.limit = FrameNumber::containing(limit);
         self.plain = false;
         self
     }

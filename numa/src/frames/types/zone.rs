@@ -4,6 +4,8 @@ use core::fmt;
 
 use topomem_percpu::PhysAddr;
 
+use super::frame_number::FrameNumber;
+
 /// A band of physical addresses, lowest first. Lower zones also serve a request for a zone.
 ///
 /// ```
@@ -78,15 +80,15 @@ impl ZoneLimits {
         ZoneLimits { dma_end: PhysAddr::new(16 << 20), dma32_end: PhysAddr::new(896 << 20) };
 
     /// Returns the zone of the frame numbered `frame`, and the end of that zone.
-    pub(in crate::frames) fn zone_of(&self, frame: u64) -> (Zone, u64) {
-        let dma = self.dma_end.as_u64() >> 12;
-        let dma32 = (self.dma32_end.as_u64() >> 12).max(dma);
+    pub(in crate::frames) fn zone_of(&self, frame: FrameNumber) -> (Zone, FrameNumber) {
+        let dma = FrameNumber::containing(self.dma_end);
+        let dma32 = FrameNumber::containing(self.dma32_end).max(dma);
         if frame < dma {
             (Zone::Dma, dma)
         } else if frame < dma32 {
             (Zone::Dma32, dma32)
         } else {
-            (Zone::Normal, u64::MAX)
+            (Zone::Normal, FrameNumber::MAX)
         }
     }
 }
