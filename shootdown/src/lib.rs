@@ -130,8 +130,6 @@ pub use cpu::{CpuState, Lazy};
 pub use domain::Domain;
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
-#[cfg(not(feature = "fault-injection"))]
-pub(crate) use fault::Fault;
 pub use protocol::batch::Batch;
 pub use protocol::record::ChangeRecord;
 pub use protocol::ticket::Ticket;

@@ -12,7 +12,9 @@ use crate::domain::{Domain, Kind};
 use crate::fault::FaultCell;
 use crate::waiting::halt::Halted;
 use crate::waiting::waiters::Waiters;
-use crate::{Fault, Stats, Tlb};
+#[cfg(feature = "fault-injection")]
+use crate::Fault;
+use crate::{Stats, Tlb};
 
 /// Default number of pages flushed singly before a full flush is cheaper.
 pub const DEFAULT_THRESHOLD: u64 = 33;
@@ -219,12 +221,6 @@ impl<T: Tlb> Shootdown<T> {
     #[cfg(feature = "fault-injection")]
     pub fn inject(&self, fault: Option<Fault>) {
         self.fault.set(fault);
-    }
-
-    /// Returns whether `fault` is injected: always false without the feature `fault-injection`.
-    #[inline(always)]
-    pub(crate) fn fault_is_active(&self, fault: Fault) -> bool {
-        self.fault.is(fault)
     }
 }
 

@@ -6,7 +6,6 @@ use topomem_percpu::CpuPin;
 use topomem_shootdown::{Invalidation, PageRange, VirtAddr};
 
 use crate::Machine;
-use crate::fault::{Fault, FaultCell};
 use crate::page_table::{Changed, Level, MovedRegions, Pages, Protection};
 
 impl<P: Machine> AddressSpace<P> {
@@ -125,16 +124,13 @@ impl<P: Machine> AddressSpace<P> {
     ) -> Result<Unmapping<'_, P>, Unmoved> {
         let core = self.core;
         let shootdown = core.service.shootdown();
-        let late = core.service.broken(Fault::MremapFlushLate);
+        let fault = &core.service.fault;
         let (replaced, record, changed) = core.relocate(pin, from, to, transfer, |changed, new| {
             let replaced = replaced_tables(&changed, new);
             let replaced = replaced.map(|invalidation| shootdown.record(core.domain(), invalidation));
-            (replaced, (!late).then(|| core.record(&changed)), changed)
+            (replaced, fault.claim_locked(|| core.record(&changed)), changed)
         })?;
-        let record = record.unwrap_or_else(|| {
-            FaultCell::gap(core.service.platform());
-            core.record(&changed)
-        });
+        let record = fault.claim_unlocked(record, core.service.platform(), || core.record(&changed));
         if let Some(record) = replaced {
             // The later ticket is newer, and therefore waits for this ticket, too.
             let _ = shootdown.announce(pin, record).detach();

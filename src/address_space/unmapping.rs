@@ -11,7 +11,7 @@ use topomem_shootdown::{ChangeRecord, Completion, PageRange, Request, Ticket};
 use super::core::SpaceCore;
 use super::layout::range_of_pages;
 use crate::Machine;
-use crate::fault::Fault;
+use crate::fault::points::Announced;
 use crate::page_table::{Changed, Pages};
 use crate::retire::{Callback, Callbacks, Parked, Retired};
 
@@ -149,18 +149,17 @@ impl<'s, P: Machine> Unmapping<'s, P> {
         Unmapping::of(core, Some(ticket), changed)
     }
 
-    /// Announces like [`Unmapping::announce`], unless `fault` is injected: then no TLB is told of
-    /// the change, and nothing waits.
+    /// Announces `change` like [`Unmapping::announce`]: a fault point.
     #[inline(always)]
-    pub(crate) fn announce_unless(
-        fault: Fault,
+    pub(crate) fn announce_change(
+        change: Announced,
         core: &'s SpaceCore<P>,
         pin: &CpuPin,
         range: PageRange,
         changed: Changed,
         record: Option<ChangeRecord<'s>>,
     ) -> Unmapping<'s, P> {
-        if core.service.broken(fault) {
+        if !core.service.fault.announces(change) {
             return Unmapping::of(core, None, changed);
         }
         Unmapping::announce(core, pin, || range, changed, record)

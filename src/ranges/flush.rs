@@ -8,7 +8,6 @@ use super::{Inside, KernelRanges};
 use crate::Machine;
 use crate::address_space::{Collected, record_change};
 use crate::budget::Budget;
-use crate::fault::Fault;
 use crate::page_table::Changed;
 use crate::retire::Retired;
 
@@ -165,9 +164,7 @@ impl<P: Machine> KernelRanges<P> {
         if unmapped.is_some() {
             let request = records.issue(pin).detach();
             let Changed { retired, .. } = changed;
-            if self.service.broken(Fault::RangesReusedEarly) {
-                self.release_all(&inside, &mut unmapped);
-            }
+            self.service.fault.keep_addresses(|| self.release_all(&inside, &mut unmapped));
             retiring.batches[place] = Some(FlushBatch { request, retired, nodes: unmapped });
         }
         Collected { freed: 0, more, waiting: retiring.is_waiting() }

@@ -19,7 +19,9 @@ use topomem_shootdown::{Shootdown, WakersDue};
 
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore, lower_half};
-use crate::fault::{Fault, FaultCell};
+#[cfg(feature = "fault-injection")]
+use crate::fault::Fault;
+use crate::fault::FaultCell;
 use crate::heap::KernelHeap;
 use crate::object::QueuesDue;
 use crate::page_table::{Pages, TableAccess, Walks};
@@ -90,7 +92,7 @@ pub struct MemoryService<P: Machine> {
     objects: AtomicU64,
     /// The ranges of kernel addresses, or null.
     pub(crate) ranges: AtomicPtr<KernelRanges<P>>,
-    fault: FaultCell,
+    pub(crate) fault: FaultCell,
 }
 
 // SAFETY: `topology` is written by the holder of the boot token, and read elsewhere only after the
@@ -275,12 +277,6 @@ impl<P: Machine> MemoryService<P> {
     #[cfg(feature = "fault-injection")]
     pub fn inject(&self, fault: Option<Fault>) {
         self.fault.set(fault);
-    }
-
-    /// Returns whether `fault` is injected: always false without the feature `fault-injection`.
-    #[inline(always)]
-    pub(crate) fn broken(&self, fault: Fault) -> bool {
-        self.fault.is(fault)
     }
 
     /// The shootdown interrupt's handler: flushes and answers. Takes no lock, allocates

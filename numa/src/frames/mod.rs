@@ -9,19 +9,21 @@
 //!
 //! - `types`: requests, policies, zones, the configuration, errors, statistics.
 //! - `region`: bitmaps, blocks and the buddy; marks; retired frames; transit.
+//! - `fault`: faults to inject, and the fault points.
 //! - `node`: zones and counters of a node, the node's pool of zeroed frames, turns of interleaving.
 //! - `magazine`: a CPU's words and blocks, the gate, the table of magazines.
 //! - `state`: the built allocator: nodes, directory, plans, watermarks, waiters.
 //! - `per_cpu`: frames between the CPU's magazine and the regions: hits, refills, flushes; hot-plug.
 //! - `free` and `alloc`: the operations.
 //! - `maintenance`: reclaim, retirement, the pools filled.
-//! - `build`: construction from the boot memory. `diag`: statistics, validation, faults.
+//! - `build`: construction from the boot memory. `diag`: statistics, validation.
 
 #[cfg(feature = "x86_64")]
 mod adapter;
 mod alloc;
 mod build;
 mod diag;
+mod fault;
 mod free;
 mod lookup;
 mod magazine;
@@ -41,9 +43,9 @@ pub use alloc::resize::ResizeError;
 pub use alloc::wait::AllocFuture;
 pub use build::boot_memory::BootMemory;
 pub use diag::bookkeeping::Bookkeeping;
-#[cfg(feature = "fault-injection")]
-pub use diag::fault::Fault;
 pub use diag::validate::Corruption;
+#[cfg(feature = "fault-injection")]
+pub use fault::Fault;
 pub use maintenance::reclaim::Reclaimed;
 pub use maintenance::retire::{RetireError, Retired};
 pub use per_cpu::cpu_hotplug::Drained;
@@ -62,6 +64,7 @@ use core::ptr;
 use topomem_percpu::Platform;
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
+use fault::Faults;
 use magazine::table::MagazineTable;
 use state::AllocatorState;
 use state::waiters::Waiters;
@@ -103,8 +106,7 @@ pub struct Frames<P: Platform> {
     /// True once a CPU has begun to build.
     building: AtomicBool,
     waiters: Waiters,
-    #[cfg(feature = "fault-injection")]
-    faults: diag::fault::Faults,
+    faults: Faults,
 }
 
 macro_rules! empty {
@@ -115,8 +117,7 @@ macro_rules! empty {
             state: AtomicPtr::new(ptr::null_mut()),
             building: AtomicBool::new(false),
             waiters: Waiters::new(),
-            #[cfg(feature = "fault-injection")]
-            faults: diag::fault::Faults::new(),
+            faults: Faults::new(),
         }
     };
 }

@@ -18,7 +18,7 @@ use topomem_percpu::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::domain::id::NO_DOMAIN;
 use crate::domain::log::LOG_LEN;
 use crate::domain::{Domain, Kind};
-use crate::{Fault, Generation, Scope, Shootdown, Tables, Tlb};
+use crate::{Generation, Scope, Shootdown, Tables, Tlb};
 
 /// Greatest number of ASIDs of a CPU, [`Asid::KERNEL`] not counted.
 pub(crate) const ASID_SLOTS: usize = if cfg!(loom) { 2 } else { 8 };
@@ -179,9 +179,7 @@ impl<T: Tlb> Shootdown<T> {
     /// ASID. Each ASID has, however, its own paging-structure cache entries leading to freed
     /// tables, and its own translations of non-global pages.
     pub(crate) fn is_of_other_asids(&self, domain: &Domain) -> bool {
-        domain.kind == Kind::Kernel
-            && self.tlb.features().asids() != 0
-            && !self.fault_is_active(Fault::MissOtherAsids)
+        self.fault.concerns_other_asids(domain.kind == Kind::Kernel && self.tlb.features().asids() != 0)
     }
 
     /// Returns the scope a CPU has to flush for `generation` of `domain`, or `None` if the log does
@@ -218,12 +216,10 @@ impl<T: Tlb> Shootdown<T> {
         let (slot, clean) = self.asids(pin).enter(domain.id.get(), count);
         let asid = Asid::of_slot(slot);
         let keep = match clean {
-            Some(clean) => {
-                clean >= seen
-                    || self.fault_is_active(Fault::KeepStaleAsid)
-                    || self.flush_missed(pin, domain, asid, clean, seen)
-            }
-            None => self.fault_is_active(Fault::ReuseUnflushed),
+            Some(clean) => self
+                .fault
+                .keeps_own(|| clean >= seen || self.flush_missed(pin, domain, asid, clean, seen)),
+            None => self.fault.keeps_others(),
         };
         if keep {
             counters.asids_kept.add(1);

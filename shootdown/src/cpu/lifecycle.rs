@@ -5,7 +5,7 @@ use core::fmt;
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{Ordering, fence};
 
-use crate::{Fault, Generation, Shootdown, Tlb, WakersDue};
+use crate::{Generation, Shootdown, Tlb, WakersDue};
 
 /// The reason why a CPU cannot come online.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,9 +100,7 @@ impl<T: Tlb> Shootdown<T> {
         state.mailbox.pending.swap(false, Ordering::AcqRel);
         let newest = self.kernel.log.newest();
         state.counters.full_flushes.add(1);
-        if !self.fault_is_active(Fault::OnlineWithoutFlush) {
-            self.tlb.flush_all();
-        }
+        self.fault.flush_online(|| self.tlb.flush_all());
         // Release pairs with the waiters' Acquire in `satisfies`: only now does the CPU's word
         // count, with the flush before it. A maximum, since nested handlers may have published: see
         // above.

@@ -7,7 +7,7 @@ use topomem_percpu::CpuPin;
 
 use super::handler::Appended;
 use crate::domain::{Domain, Kind};
-use crate::{Fault, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
+use crate::{Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
 
 /// Greatest number of separate ranges kept by a batch for the issuing CPU's own flush.
 const RANGES: usize = 16;
@@ -104,7 +104,7 @@ impl<'s, T: Tlb> Batch<'s, T> {
     // Always inlined, since the arguments are in registers.
     #[inline(always)]
     pub fn record(&mut self, invalidation: Invalidation) {
-        if self.queue.fault_is_active(Fault::RecordUnlocked) {
+        if self.queue.fault.records_at_issue() {
             self.generations += 1;
             // Marks the batch as not empty.
             self.awaited = self.awaited.max(Generation(1));
@@ -165,7 +165,7 @@ impl<'s, T: Tlb> Batch<'s, T> {
     #[inline]
     pub fn issue(&mut self, pin: &CpuPin) -> Ticket<'s, T> {
         let (queue, domain) = (self.queue, self.domain);
-        if queue.fault_is_active(Fault::RecordUnlocked) && self.generations > 0 {
+        if queue.fault.records_at_issue() && self.generations > 0 {
             self.newest = queue.append(domain, Scope::Domain, Tables::Freed);
             (self.generations, self.freed, self.ranges) = (1, self.newest, None);
         }

@@ -17,7 +17,7 @@ use topomem_percpu::sync::atomic::Ordering;
 
 use crate::domain::log::LOG_LEN;
 use crate::domain::{Domain, Kind};
-use crate::{Fault, Generation, PageRange, PageSize, Scope, Shootdown, Tables, Tlb, VirtAddr};
+use crate::{Generation, PageRange, PageSize, Scope, Shootdown, Tables, Tlb, VirtAddr};
 
 impl<T: Tlb> Shootdown<T> {
     /// Removes on all CPUs the translations removed by all generations up to `newest`, if the
@@ -62,10 +62,8 @@ impl<T: Tlb> Shootdown<T> {
             }
             self.tlb.broadcast_all();
         }
-        if !self.fault_is_active(Fault::BroadcastUnsynced) {
-            // The caller is pinned: the broadcasts to wait for were begun on this CPU.
-            self.tlb.broadcast_sync();
-        }
+        // The caller is pinned: the broadcasts to wait for were begun on this CPU.
+        self.fault.broadcast_sync(|| self.tlb.broadcast_sync());
         // Release pairs with the Acquire loads of `removed` in `removed_by_all` and
         // `pending_until`: a reader of the generation comes after the removal.
         domain.removed.fetch_max(newest.0, Ordering::Release);

@@ -4,9 +4,9 @@ use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cpu::CpuState;
-use crate::domain::log::LOG_LEN;
+
 use crate::domain::{Domain, Kind};
-use crate::{Fault, Generation, PageRange, Scope, Shootdown, Tlb, WakersDue};
+use crate::{Generation, PageRange, Scope, Shootdown, Tlb, WakersDue};
 
 /// How to flush for missed generations.
 enum Flush {
@@ -103,15 +103,10 @@ impl<T: Tlb> Shootdown<T> {
     #[inline]
     fn serve(&self, pin: &CpuPin) {
         let pending = &self.state(pin.cpu()).mailbox.pending;
-        if self.fault_is_active(Fault::ClearPendingLate) {
-            self.catch_up_all(pin);
-            pending.swap(false, Ordering::AcqRel);
-            return;
-        }
-        // Before the generations are read: a later sender finds the word clear and interrupts
+        // Cleared before the generations are read: a later sender finds the word clear and interrupts
         // again. Acquire: earlier senders' generations are read below; see `Mailbox::pending`.
-        pending.swap(false, Ordering::AcqRel);
-        self.catch_up_all(pin);
+        let clear = || _ = pending.swap(false, Ordering::AcqRel);
+        self.fault.clear_then_catch_up(clear, || self.catch_up_all(pin));
         self.fault.answer(pin.cpu());
     }
 
@@ -134,7 +129,7 @@ impl<T: Tlb> Shootdown<T> {
         let active = published.active.load(Ordering::Relaxed);
         // SAFETY: as in `catch_up_domains`.
         let Some(domain) = (unsafe { active.as_ref() }) else { return false };
-        if kernel == Generation::NONE || kernel < self.kernel.log.newest() || self.flush_fault_is_active() {
+        if kernel == Generation::NONE || kernel < self.kernel.log.newest() {
             return false;
         }
         let from = Generation(published.space.load(Ordering::Relaxed));
@@ -183,8 +178,8 @@ impl<T: Tlb> Shootdown<T> {
         let to = domain.log.newest();
         if from < to {
             self.catch_up_between(state, domain, from, to);
-        } else if self.fault_is_active(Fault::CountInterrupts) {
-            state.seen(domain.kind).fetch_add(1, Ordering::Release);
+        } else {
+            self.fault.nothing_missed(state.seen(domain.kind));
         }
     }
 
@@ -194,11 +189,11 @@ impl<T: Tlb> Shootdown<T> {
     fn catch_up_between(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) {
         match self.single_page(domain, from, to) {
             // Calls nothing, and therefore saves no registers.
-            Some(page) if !self.flush_fault_is_active() => {
+            Some(page) => {
                 self.flush_single(state, page);
                 self.publish(state.seen(domain.kind), from, to);
             }
-            _ => self.catch_up_slowly(state, domain, from, to),
+            None => self.catch_up_slowly(state, domain, from, to),
         }
     }
 
@@ -207,7 +202,7 @@ impl<T: Tlb> Shootdown<T> {
     #[inline]
     fn single_page(&self, domain: &Domain, from: Generation, to: Generation) -> Option<PageRange> {
         // With nothing seen, the missed generation is the first, which the log does not contain.
-        if to.0.wrapping_sub(from.0) != 1 {
+        if to.0.wrapping_sub(from.0) != 1 || !self.fault.may_flush_singly() {
             return None;
         }
         // A threshold of 0 flushes everything.
@@ -220,26 +215,11 @@ impl<T: Tlb> Shootdown<T> {
         count_pages(state, 1);
     }
 
-    /// Returns whether an injected fault concerns flushing.
-    #[inline]
-    fn flush_fault_is_active(&self) -> bool {
-        self.fault_is_active(Fault::AcknowledgeFirst)
-            || self.fault_is_active(Fault::FlushLater)
-            || self.fault_is_active(Fault::SkipFlush)
-    }
-
     #[inline(never)]
     fn catch_up_slowly(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) {
         let seen = state.seen(domain.kind);
-        if self.fault_is_active(Fault::AcknowledgeFirst) {
-            self.publish(seen, from, to);
-        }
-        if self.fault_is_active(Fault::FlushLater) {
-            self.flush_between(state, domain, Generation(from.0.saturating_sub(1)), from);
-        } else if !self.fault_is_active(Fault::SkipFlush) {
-            self.flush_between(state, domain, from, to);
-        }
-        self.publish(seen, from, to);
+        let flush = |from, to| self.flush_between(state, domain, from, to);
+        self.fault.flush_then_publish(from, to, flush, || self.publish(seen, from, to));
     }
 
     /// Tells waiters of the flushes for everything up to `generation`, by the CPU, which had
@@ -250,11 +230,11 @@ impl<T: Tlb> Shootdown<T> {
         // result is the maximum: a nested handler may have published a newer generation since the
         // read of the generations, and publishing an older value would leave its waiters without an
         // answer for ever.
-        if self.fault_is_active(Fault::PublishBackwards) {
-            seen.store(generation.0, Ordering::Release);
-        } else if seen.compare_exchange(from.0, generation.0, Ordering::Release, Ordering::Relaxed).is_err() {
-            seen.fetch_max(generation.0, Ordering::Release);
-        }
+        self.fault.publish(seen, generation, || {
+            if seen.compare_exchange(from.0, generation.0, Ordering::Release, Ordering::Relaxed).is_err() {
+                seen.fetch_max(generation.0, Ordering::Release);
+            }
+        });
     }
 
     /// Catches up to `generation` if the executing CPU itself recorded the last `generations` of
@@ -280,18 +260,15 @@ impl<T: Tlb> Shootdown<T> {
         if before.0 + generations != generation.0 || pages > self.threshold() {
             return self.catch_up(state, domain);
         }
-        if self.fault_is_active(Fault::AcknowledgeFirst) {
-            self.publish(seen, before, generation);
-        }
-        if !self.fault_is_active(Fault::SkipFlush) {
+        let flush = |_, _| {
             match appended {
                 Appended::One(Scope::Pages(range)) => self.flush_pages(range),
                 Appended::One(_) | Appended::Logged => {}
                 Appended::Ranges(ranges) => ranges.iter().for_each(|&range| self.flush_pages(range)),
             }
             count_pages(state, pages);
-        }
-        self.publish(seen, before, generation);
+        };
+        self.fault.flush_then_publish(before, generation, flush, || self.publish(seen, before, generation));
     }
 
     #[inline]
@@ -327,7 +304,7 @@ impl<T: Tlb> Shootdown<T> {
         if from == Generation::NONE {
             return Flush::Domain;
         }
-        if to.0 - from.0 > LOG_LEN && !self.fault_is_active(Fault::DropOnOverrun) {
+        if self.fault.is_overrun(to.0 - from.0) {
             state.counters.log_misses.add(1);
             return Flush::Domain;
         }
@@ -336,7 +313,7 @@ impl<T: Tlb> Shootdown<T> {
                 Some(Scope::Pages(range)) => pages = pages.saturating_add(range.pages()),
                 Some(Scope::NonGlobal) => non_global += 1,
                 Some(Scope::Domain | Scope::Everything) => return Flush::Domain,
-                None if self.fault_is_active(Fault::DropOnOverrun) => {}
+                None if self.fault.drops_lost_entries() => {}
                 None => {
                     state.counters.log_misses.add(1);
                     return Flush::Domain;
@@ -364,7 +341,7 @@ impl<T: Tlb> Shootdown<T> {
                     self.flush_pages(range);
                     pages += range.pages();
                 }
-                _ if self.fault_is_active(Fault::DropOnOverrun) => {}
+                _ if self.fault.drops_lost_entries() => {}
                 _ => return None,
             }
         }

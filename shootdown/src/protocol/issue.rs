@@ -1,14 +1,13 @@
 //! The sender's side: record, full barrier, read the members, interrupt the members not up to date.
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
-use topomem_percpu::sync::hint;
 use topomem_percpu::{CpuId, CpuPin, CpuSet};
 
 use super::handler::Appended;
 use super::ticket::ALL_DONE;
 use crate::cpu::CpuState;
-use crate::domain::{Domain, Kind};
-use crate::{Fault, Generation, Invalidation, Request, Shootdown, Tables, Ticket, Tlb};
+use crate::domain::Domain;
+use crate::{Generation, Invalidation, Request, Shootdown, Tables, Ticket, Tlb};
 
 impl<T: Tlb> Shootdown<T> {
     /// Records a change and announces it: every CPU with possible translations named by
@@ -65,15 +64,8 @@ impl<T: Tlb> Shootdown<T> {
     ) -> Ticket<'s, T> {
         let generation = request.generation;
         let freed = request.tables != Generation::NONE;
-        let tables =
-            if freed && !self.fault_is_active(Fault::SpareLazy) { Tables::Freed } else { Tables::Kept };
-        if self.fault_is_active(Fault::OneAtATime) && domain.kind == Kind::Space {
-            let all = Request { generation: self.kernel.generation(), tables: Generation::NONE };
-            while !self.is_done(&self.kernel, all) {
-                self.poll(pin);
-                hint::spin_loop();
-            }
-        }
+        let tables = if freed { self.fault.freed() } else { Tables::Kept };
+        self.fault.begin_issue(self, pin, domain);
         let issued = self.tlb.now();
         let cpu = pin.cpu();
         let own = self.state(cpu);

@@ -22,13 +22,11 @@
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{Ordering, fence};
-use topomem_percpu::sync::hint;
 
 use super::handler::Appended;
-use super::switch::WINDOW;
 use super::ticket::ALL_DONE;
 use crate::domain::Domain;
-use crate::{Fault, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
+use crate::{Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
 
 /// A change of page tables, recorded in its domain's log and not yet announced to any CPU.
 ///
@@ -70,11 +68,8 @@ impl<T: Tlb> Shootdown<T> {
     pub fn record<'d>(&'d self, domain: &'d Domain, invalidation: Invalidation) -> ChangeRecord<'d> {
         // TLBs of CPUs outside the domain have global translations, too.
         let domain = if invalidation.scope == Scope::Everything { &self.kernel } else { domain };
-        let generation = if self.fault_is_active(Fault::RecordUnlocked) {
-            Generation::NONE
-        } else {
-            self.append(domain, invalidation.scope, invalidation.tables)
-        };
+        let generation =
+            self.fault.claim_locked(|| self.append(domain, invalidation.scope, invalidation.tables));
         ChangeRecord { domain, invalidation, generation }
     }
 
@@ -83,10 +78,7 @@ impl<T: Tlb> Shootdown<T> {
     pub(crate) fn append(&self, domain: &Domain, scope: Scope, tables: Tables) -> Generation {
         // Before the claim, by which remote CPUs learn of the change.
         self.tlb.publish_tables();
-        if self.fault_is_active(Fault::LeaveUnwritten) {
-            return domain.log.claim();
-        }
-        domain.log.append(scope, tables)
+        self.fault.append(&domain.log, scope, tables)
     }
 
     /// Makes every CPU with possible translations named by the recorded change drop them.
@@ -99,12 +91,9 @@ impl<T: Tlb> Shootdown<T> {
     // Always inlined: most callers append a single range of pages, and a lone CPU calls nothing.
     #[inline(always)]
     pub fn announce<'s>(&'s self, pin: &CpuPin, record: ChangeRecord<'s>) -> Ticket<'s, T> {
-        let ChangeRecord { domain, invalidation, mut generation } = record;
+        let ChangeRecord { domain, invalidation, generation } = record;
         let Invalidation { scope, tables } = invalidation;
-        if self.fault_is_active(Fault::RecordUnlocked) {
-            (0..WINDOW).for_each(|_| hint::spin_loop());
-            generation = domain.log.append(scope, tables);
-        }
+        let generation = self.fault.announced(generation, &domain.log, scope, tables);
         let freed = if tables == Tables::Freed { generation } else { Generation::NONE };
         self.issue(pin, domain, Request { generation, tables: freed }, 1, Appended::One(scope))
     }
@@ -174,7 +163,7 @@ impl<T: Tlb> Shootdown<T> {
         };
         // Acquire pairs with the Release in `broadcast`: the removal by hardware happened before.
         let removed = Generation(domain.removed.load(Ordering::Acquire));
-        if newest <= removed || self.fault_is_active(Fault::OwnChangeOnly) {
+        if self.fault.nothing_is_pending(newest <= removed) {
             return ticket(newest, ALL_DONE);
         }
         let own = self.state(pin.cpu());

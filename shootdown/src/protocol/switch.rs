@@ -8,14 +8,10 @@
 use core::ptr;
 
 use topomem_percpu::CpuPin;
-use topomem_percpu::sync::atomic::{Ordering, fence};
-use topomem_percpu::sync::hint;
+use topomem_percpu::sync::atomic::Ordering;
 
 use crate::domain::Domain;
-use crate::{Asid, Fault, Generation, Lazy, RootLoad, Shootdown, SwitchFlushed, Tlb, WakersDue};
-
-/// Number of turns by which a fault gives remote CPUs time to act in between: about a millisecond.
-pub(crate) const WINDOW: u32 = if cfg!(any(loom, miri)) { 0 } else { 20_000 };
+use crate::{Asid, Generation, Lazy, RootLoad, Shootdown, SwitchFlushed, Tlb, WakersDue};
 
 impl<T: Tlb> Shootdown<T> {
     /// Makes `domain` this CPU's active address space in place of the last.
@@ -82,14 +78,12 @@ impl<T: Tlb> Shootdown<T> {
             // Relaxed: this CPU wrote the word, and handlers leave it alone from here on.
             self.asids(pin).leave(Generation(published.space.load(Ordering::Relaxed)));
         }
-        if !self.fault_is_active(Fault::KeepSeen) {
-            published.space.store(Generation::NONE.0, Ordering::Relaxed);
-        }
+        self.fault.forget_published(|| published.space.store(Generation::NONE.0, Ordering::Relaxed));
         // Release pairs with the waiters' Acquire in `is_done_by`: a waiter seeing the member sees
         // no published generation.
         domain.members.insert(pin.cpu(), Ordering::AcqRel);
         // Pairs with the senders' barrier: see the module's documentation.
-        self.barrier();
+        self.fault.join_barrier();
         let seen = domain.log.newest();
         let load = self.root_load(pin, domain, seen);
         // With tags, everything removed up to `seen` is gone before the load or with it. Frames of
@@ -225,31 +219,14 @@ impl<T: Tlb> Shootdown<T> {
     ///
     /// Cost: a load if the CPU was not lazy, else a full barrier and a look at two generations.
     pub fn leave_lazy(&self, pin: &CpuPin) -> WakersDue {
-        let state = self.state(pin.cpu());
-        if self.fault_is_active(Fault::ReadGenerationFirst) {
-            self.catch_up_all(pin);
-            (0..WINDOW).for_each(|_| hint::spin_loop());
-            state.set_busy();
+        if !self.fault.cease_to_be_lazy(self, pin) {
             return WakersDue::No;
-        }
-        if !state.cease_to_be_lazy() {
-            return WakersDue::No;
-        }
-        if self.fault_is_active(Fault::BusyBeforeCatchingUp) {
-            state.set_busy();
         }
         // Pairs with the senders' barrier: see the module's documentation.
-        self.barrier();
+        self.fault.join_barrier();
         self.catch_up_all(pin);
         // Last of all: a handler nested before, told to leave laziness, has caught up by itself.
-        state.set_busy();
+        self.state(pin.cpu()).set_busy();
         self.wakers_due()
-    }
-
-    #[inline]
-    fn barrier(&self) {
-        if !self.fault_is_active(Fault::SkipBarrier) {
-            fence(Ordering::SeqCst);
-        }
     }
 }

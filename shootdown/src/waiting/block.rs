@@ -6,7 +6,7 @@ use topomem_percpu::{CpuId, CpuPin, CpuSet, MAX_CPUS};
 
 use crate::cpu::{CpuState, Mailbox};
 use crate::protocol::ticket::{ALL_DONE, Ticket};
-use crate::{Fault, Shootdown, Ticks, Tlb, Unresponsive};
+use crate::{Shootdown, Ticks, Tlb, Unresponsive};
 
 /// Number of turns a waiter spins before looking at the clock.
 const TURNS: u32 = if cfg!(loom) { 1 } else { 64 };
@@ -116,12 +116,12 @@ impl<T: Tlb> Ticket<'_, T> {
         let own = self.queue.state(pin.cpu());
         let (mut reminders, mut flushed) = (None, None);
         while !self.spin(&own.mailbox, flushed) {
-            if !self.queue.fault_is_active(Fault::WaitWithoutPolling) {
+            self.queue.fault.serve_own(|| {
                 self.queue.poll(pin);
                 if flushed.is_none() && !self.queue.is_done_by(self.domain, &self.request, pin.cpu()) {
                     flushed = self.answer_own(pin);
                 }
-            }
+            });
             reminders = Some(self.remind(pin, reminders));
             self.halt_if_long(pin);
         }
@@ -220,10 +220,7 @@ impl<T: Tlb> Ticket<'_, T> {
 impl<T: Tlb> Shootdown<T> {
     /// Reports an unresponsive CPU.
     pub(crate) fn report(&self, report: Unresponsive) {
-        if !self.fault_is_active(Fault::NeverReport) {
-            self.fault.give_up(report.cpu);
-            self.tlb.on_unresponsive(report);
-        }
+        self.fault.report(report.cpu, || self.tlb.on_unresponsive(report));
     }
 
     /// Interrupts the CPUs in `late` again. If this context has interrupted the context about to

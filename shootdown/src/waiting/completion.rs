@@ -10,7 +10,7 @@ use topomem_percpu::{CpuPin, CpuSet};
 
 use super::waiters::{Awaited, Expected, Registration};
 use crate::domain::Kind;
-use crate::{Fault, Request, Shootdown, Ticket, Ticks, Tlb, Unresponsive};
+use crate::{Request, Shootdown, Ticket, Ticks, Tlb, Unresponsive};
 
 /// Whether a waker may have to be called. Returned by each function able to complete requests.
 ///
@@ -92,7 +92,7 @@ impl<T: Tlb> Future for Completion<'_, T> {
             // Pairs with the barrier in `Waiters::any`: the second look below sees the answer of a
             // CPU whose handler has published by now without seeing the waker.
             fence(Ordering::SeqCst);
-            if queue.fault_is_active(Fault::RegisterBlindly) || this.ticket.outstanding() == Some(cpu) {
+            if queue.fault.look_after_registering(|| this.ticket.outstanding() == Some(cpu)) {
                 return Poll::Pending;
             }
             this.deregister();

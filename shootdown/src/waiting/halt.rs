@@ -10,7 +10,7 @@
 use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::{AtomicCpuSet, CpuId, CpuPin, CpuSet};
 
-use crate::{Fault, Shootdown, Ticket, Tlb};
+use crate::{Shootdown, Ticket, Tlb};
 
 /// The CPUs whose waiters halt, or are about to.
 pub(crate) struct Halted(AtomicCpuSet);
@@ -91,13 +91,12 @@ impl<T: Tlb> Ticket<'_, T> {
             // Pairs with the barrier in `Waiters::any`: a CPU that has published by now, and saw no name of its own,
             // is seen below. Here and not before, since a handler may have halted in between, and restored the names.
             fence(Ordering::SeqCst);
-            if queue.fault_is_active(Fault::HaltBlindly) {
-                return false;
-            }
             let has_answered = |&cpu: &CpuId| queue.is_done_by(self.domain, &self.request, cpu);
             // Relaxed: the interrupt on its way is served when interrupts are on.
-            own.mailbox.pending.load(Ordering::Relaxed)
-                || own.awaited.take_all_out(&late.iter().filter(has_answered).collect())
+            queue.fault.look_before_halting(|| {
+                own.mailbox.pending.load(Ordering::Relaxed)
+                    || own.awaited.take_all_out(&late.iter().filter(has_answered).collect())
+            })
         });
         // A waiter that has interrupted another waiter's halt restores that waiter's names. The interrupted waiter
         // wakes at the end of this handler, and looks again.

@@ -13,7 +13,6 @@ use topomem_percpu::CpuPin;
 
 use super::queue::Wanted;
 use crate::Machine;
-use crate::fault::Fault;
 use crate::object::ObjectError;
 use crate::object::core::{MemoryObject, ObjectCore, Source};
 use crate::object::mappings::Mapping;
@@ -184,10 +183,10 @@ impl<P: Machine> ObjectCore<P> {
         let Some(ends) = batch.ends() else {
             return Ok(others.map_or(Begun::Nothing, Begun::Others));
         };
-        if !self.service.broken(Fault::LostDirtyBit) {
-            let change = Change::WriteProtect;
-            self.rewrite_mappings(pin, ends, |mapping| Upkeep { core: self, mapping, change })?;
-        }
+        let change = Change::WriteProtect;
+        self.service.fault.write_protect(|| {
+            self.rewrite_mappings(pin, ends, |mapping| Upkeep { core: self, mapping, change })
+        })?;
         Ok(Begun::Pages(marked))
     }
 }

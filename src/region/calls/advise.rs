@@ -10,7 +10,7 @@ use super::mmap::{is_aligned, may_be_large, range_at};
 use super::protect::protection_of;
 use crate::Machine;
 use crate::address_space::{AddressSpace, Unmapping, range_of_pages};
-use crate::fault::Fault;
+use crate::fault::points::Announced;
 use crate::page_table::{Becomes, Changed, Found, Leaf, Pages, RegionId, Rewrite, RewriteError, Rewritten};
 use crate::region::attributes::{Guard, Inheritance, Region, Transparent};
 use crate::region::faults::fault::{FaultAccess, FaultError};
@@ -219,8 +219,8 @@ impl<P: Machine> AddressSpace<P> {
                 self.core().wait_for_change(pin, pages, changed, recorded);
                 Err(MadviseError::NoRegion)
             }
-            Ok(Rewritten { recorded, .. }) => Ok(Unmapping::announce_unless(
-                Fault::DontNeedWithoutFlush,
+            Ok(Rewritten { recorded, .. }) => Ok(Unmapping::announce_change(
+                Announced::Discard,
                 self.core(),
                 pin,
                 range_of_pages(pages),

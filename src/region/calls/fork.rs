@@ -8,7 +8,7 @@ use topomem_percpu::sync::atomic::Ordering;
 
 use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceKind, Unmapping, range_of_pages};
-use crate::fault::Fault;
+use crate::fault::points::Announced;
 use crate::page_table::{Changed, Copied, CopyError, Inherited, Level, RegionId, Reserve};
 use crate::region::attributes::{Guard, Inheritance, Region, Sharing};
 
@@ -131,8 +131,8 @@ impl<P: Machine> AddressSpace<P> {
                     // same applies to pages whose write permission was removed by another
                     // incomplete change.
                     let range = range_of_pages(pages);
-                    let fault = Fault::ForkWithoutFlush;
-                    Unmapping::announce_unless(fault, core, pin, range, changed, record).wait(pin);
+                    let change = Announced::Fork;
+                    Unmapping::announce_change(change, core, pin, range, changed, record).wait(pin);
                     break copied;
                 }
             }

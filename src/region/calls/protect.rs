@@ -8,7 +8,7 @@ use super::error::MprotectError;
 use super::mmap::{address, is_aligned, range_at};
 use crate::Machine;
 use crate::address_space::{AddressSpace, Unmapping, range_of_pages};
-use crate::fault::Fault;
+use crate::fault::points::Announced;
 use crate::page_table::{
     Access, Becomes, Changed, Found, Leaf, Outcome, Ownership, Pages, Protection, RegionId, Rewrite,
     RewriteError, Rewritten,
@@ -171,8 +171,8 @@ impl<P: Machine> AddressSpace<P> {
         outcome: Outcome<Option<ChangeRecord<'s>>, Protect<false>, AllocError>,
     ) -> Result<Unmapping<'s, P>, MprotectError> {
         match outcome {
-            Ok(Rewritten { recorded, end: Ok(()) }) => Ok(Unmapping::announce_unless(
-                Fault::MprotectWithoutFlush,
+            Ok(Rewritten { recorded, end: Ok(()) }) => Ok(Unmapping::announce_change(
+                Announced::Protect,
                 self.core(),
                 pin,
                 range_of_pages(pages),

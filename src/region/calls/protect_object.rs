@@ -11,7 +11,7 @@ use super::mmap::address;
 use super::protect::{Protect, protection_of};
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages};
-use crate::fault::Fault;
+use crate::fault::points::Announced;
 use crate::object::{Mapped, SharedWrites};
 use crate::page_table::{Access, Becomes, Changed, Found, Pages, RegionId, Rewrite, RewriteError, Rewritten};
 use crate::region::attributes::{Kind, Region, Sharing};
@@ -79,8 +79,8 @@ impl<P: Machine> AddressSpace<P> {
                 }
                 Err(RewriteError::Tables(error)) => return Err(MprotectError::OutOfFrames(error)),
             };
-            let unmapping = Unmapping::announce_unless(
-                Fault::MprotectWithoutFlush,
+            let unmapping = Unmapping::announce_change(
+                Announced::Protect,
                 self.core(),
                 pin,
                 range_of_pages(rest),
@@ -195,8 +195,8 @@ impl<P: Machine> AddressSpace<P> {
         match core.rewrite_slowly(pin, pages, &mut reclaim, &mut changed) {
             Ok(Rewritten { recorded, end }) => {
                 let range = range_of_pages(pages);
-                let fault = Fault::MprotectWithoutFlush;
-                Unmapping::announce_unless(fault, core, pin, range, changed, recorded).wait(pin);
+                let change = Announced::Protect;
+                Unmapping::announce_change(change, core, pin, range, changed, recorded).wait(pin);
                 Ok(end.err().unwrap_or(pages.last + 1))
             }
             Err(RewriteError::Refused(page)) => Ok(page),

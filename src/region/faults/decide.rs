@@ -5,7 +5,6 @@ use super::large::Wanted;
 use super::spare::{Spare, Zeroed};
 use crate::Machine;
 use crate::address_space::{AddressSpace, size_of_level};
-use crate::fault::Fault;
 use crate::object::MemoryObject;
 use crate::page_table::TableMemory;
 use crate::page_table::{Answer, Found, Leaf, Level, Ownership, Reach};
@@ -101,11 +100,8 @@ impl<P: Machine> AddressSpace<P> {
             None if tried == FaultAccess::Write => zeros(),
             None => match service.zero_frame() {
                 Some(frame) => {
-                    let protection = if service.broken(Fault::ZeroPageWritable) {
-                        region.protection()
-                    } else {
-                        region.protection_of_copies()
-                    };
+                    let (of_copies, of_region) = (region.protection_of_copies(), region.protection());
+                    let protection = service.fault.protection_of_zeros(of_copies, of_region);
                     Ok((leaf(frame, protection, Ownership::Borrowed), Resolved::ZeroPage))
                 }
                 None => zeros(),
@@ -122,8 +118,9 @@ impl<P: Machine> AddressSpace<P> {
                     Err(Refusal::Pending)
                 }
                 Ownership::Shared
-                    if service.frames().is_sole_holder(mapped.frame, level)
-                        || service.broken(Fault::ReuseWithSharer) =>
+                    if service
+                        .fault
+                        .is_sole_holder(service.frames().is_sole_holder(mapped.frame, level)) =>
                 {
                     Ok((Answer::Own(region.protection()), Resolved::Reused))
                 }

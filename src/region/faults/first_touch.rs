@@ -8,7 +8,6 @@ use topomem_percpu::{CpuPin, PhysFrame};
 use super::fault::{FaultAccess, FaultError, Resolved, permits};
 use crate::Machine;
 use crate::address_space::AddressSpace;
-use crate::fault::Fault;
 use crate::page_table::{Leaf, Ownership, Reach};
 use crate::region::attributes::{Kind, Region};
 use crate::service::memory::frame_memory;
@@ -37,8 +36,8 @@ impl<P: Machine> AddressSpace<P> {
     ) -> Result<Touched, FaultError> {
         let core = self.core();
         let service = core.service;
-        let faulty = service.broken(Fault::FaultAfterUnmap) || service.broken(Fault::ZeroPageWritable);
-        if core.policy.is_some() || core.fault_policy.around() > 1 || faulty {
+        let has_policy = core.policy.is_some() || core.fault_policy.around() > 1;
+        if has_policy || !service.fault.may_touch_first() {
             return Ok(Touched::Not(None));
         }
         let (frame, resolved) = if tried == FaultAccess::Write {

@@ -16,7 +16,7 @@ use super::object::SpareShare;
 use super::spare::{Spare, Zeroed};
 use crate::Machine;
 use crate::address_space::{AddressSpace, Unmapping, range_of_pages, size_of_level};
-use crate::fault::{Fault, FaultCell};
+use crate::fault::points::Announced;
 use crate::page_table::{Answer, Answered, Changed, Found, Level, Neighbours, Pages, RegionId, RewriteError};
 use crate::region::attributes::Region;
 use crate::region::calls::mmap::address;
@@ -176,8 +176,8 @@ impl<P: Machine> AddressSpace<P> {
                     match replaced {
                         Some(leaf) => {
                             let range = range_of_pages(Pages { first: page, last: page });
-                            let fault = Fault::CowWithoutFlush;
-                            Unmapping::announce_unless(fault, core, pin, range, changed, recorded).wait(pin);
+                            let change = Announced::Copy;
+                            Unmapping::announce_change(change, core, pin, range, changed, recorded).wait(pin);
                             // SAFETY: the leaf was replaced, and no CPU has its translation.
                             unsafe { frame_memory::release_leaf(core.service.frames(), pin, &leaf) };
                         }
@@ -232,18 +232,14 @@ impl<P: Machine> AddressSpace<P> {
         Unmapping::announce(self.core(), pin, range, Changed::NOTHING, None).wait(pin);
     }
 
-    /// Returns `None`: the state of a page is read under the claim of its entry. If
-    /// [`Fault::FaultAfterUnmap`] is injected, returns the page's region as of some time before.
+    /// Returns `None`: the state of a page is read under the claim of its entry. A fault point.
     #[inline(always)]
     fn seen_before_claim(&self, pin: &CpuPin, address: VirtAddr) -> Option<RegionId> {
         let service = self.core().service;
-        if !service.broken(Fault::FaultAfterUnmap) {
-            return None;
-        }
-        let found = self.next_region(pin, VirtAddr::new_truncate(address.as_u64() & !0xfff));
-        let found = found.filter(|range| range.start() <= address)?;
-        FaultCell::gap(service.platform());
-        Some(found.region().id())
+        service.fault.look_before_claim(service.platform(), || {
+            let found = self.next_region(pin, VirtAddr::new_truncate(address.as_u64() & !0xfff));
+            found.filter(|range| range.start() <= address).map(|found| found.region().id())
+        })
     }
 
     /// Waits, for a bounded time, until `page` is no longer on its way to another node.

@@ -7,7 +7,6 @@ use topomem_percpu::sync::atomic::Ordering;
 use super::fault::{FaultAccess, Resolved, permits};
 use crate::Machine;
 use crate::address_space::AddressSpace;
-use crate::fault::Fault;
 use crate::object::{Mapped, Use, Writable};
 use crate::page_table::{Leaf, Level, Ownership, Reach, TableMemory};
 use crate::region::attributes::{Kind, Region, Sharing};
@@ -25,7 +24,7 @@ impl<P: Machine> AddressSpace<P> {
     #[inline(never)]
     pub(super) fn touch_object(&self, pin: &CpuPin, page: u64, tried: FaultAccess) -> Option<Resolved> {
         let core = self.core();
-        if core.service.broken(Fault::FaultAfterUnmap) {
+        if !core.service.fault.may_touch_first() {
             return None;
         }
         let marked = core.table.claim_marked(core.service.tables(pin), page)?;

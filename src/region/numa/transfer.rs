@@ -19,7 +19,6 @@ use super::moves::{MoveError, PageMove, Stage, Target};
 use super::policy::{conforms, placed};
 use crate::Machine;
 use crate::address_space::{SpaceCore, Unmapping, invalidation_of, range_of_pages};
-use crate::fault::Fault;
 use crate::page_table::{Access, Changed, ExchangeError, Found, Leaf, Level, Ownership, Pages, TableMemory};
 use crate::region::calls::protect::protection_of;
 use crate::service::memory::frame_memory;
@@ -126,7 +125,7 @@ impl<'m, P: Machine> Transfer<'m, P> {
                 if self.core.is_exclusive(leaf, level) { Ok(hidden) } else { Err(()) }
             };
             let record = |changed: &Changed| {
-                let told = !self.core.service.broken(Fault::MigrateWithoutFlush);
+                let told = self.core.service.fault.announces_hidden();
                 if let Some(invalidation) = invalidation_of(changed).filter(|_| told) {
                     batch.record(invalidation);
                 }

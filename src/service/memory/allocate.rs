@@ -4,14 +4,13 @@ use topomem_numa::frames::{AllocError, FrameRequest, FreeError};
 use topomem_percpu::{CpuPin, Order, PhysFrame};
 
 use crate::Machine;
-use crate::fault::Fault;
 use crate::service::MemoryService;
 
 impl<P: Machine> MemoryService<P> {
     /// Returns `request` for memory visible to programs: with zeros in it.
     #[inline(always)]
     pub(crate) fn blank(&self, request: FrameRequest) -> FrameRequest {
-        if self.broken(Fault::UnzeroedMemory) { request } else { request.zeroed() }
+        self.fault.blank(request)
     }
 
     /// Allocates a run of frames. If memory is short, first frees retired frames, abandoned spaces,

@@ -1,6 +1,6 @@
 //! The pools of zeroed frames, filled in the background.
 
-use topomem_percpu::{CpuPin, NodeId, Order, PhysFrame, Platform};
+use topomem_percpu::{CpuPin, NodeId, Order, Platform};
 
 use crate::frames::Frames;
 use crate::frames::node::Node;
@@ -47,7 +47,7 @@ impl<P: Platform> Frames<P> {
         let moving = node.zeroed.moving();
         let Some((number, region)) = self.spare_frame(state, node) else { return false };
         state.account_shared(region, -1);
-        self.zero_for_pool(number.frame());
+        self.faults.zero_for_pool(|| self.zero(number.frame(), Order::FRAME.bytes()));
         let pushed = node.zeroed.push(number);
         match pushed {
             Pushed::Kept => {}
@@ -65,18 +65,6 @@ impl<P: Platform> Frames<P> {
         // A waiter since then has missed the frame in transit.
         self.waiters.note();
         pushed == Pushed::Kept
-    }
-
-    #[cfg(not(feature = "fault-injection"))]
-    fn zero_for_pool(&self, first: PhysFrame) {
-        self.zero(first, Order::FRAME.bytes());
-    }
-
-    #[cfg(feature = "fault-injection")]
-    fn zero_for_pool(&self, first: PhysFrame) {
-        if !self.faults.skips_zeroing() {
-            self.zero(first, Order::FRAME.bytes());
-        }
     }
 
     /// A frame of a zone cached by magazines, too, with plenty of frames.

@@ -10,7 +10,6 @@ use crate::frames::magazine::held_words::is_of_words;
 use crate::frames::node::Node;
 use crate::frames::region::transit::Transit;
 use crate::frames::region::word::Word;
-use crate::frames::region::{BlockIndex, Region};
 use crate::frames::state::AllocatorState;
 use crate::frames::types::{FrameNumber, FrameRequest, Zone};
 
@@ -72,7 +71,7 @@ impl<P: Platform> Frames<P> {
             let mut refilled = false;
             if state.may_refill(guard.node, region.zone) {
                 let transit = guard.transit(region);
-                let claimed = self.claim_word(region, block, order);
+                let claimed = self.faults.claim_word(region, block, order);
                 if claimed.is_none() {
                     transit.cancel();
                 } else if let Some((word, mask)) = claimed
@@ -124,16 +123,6 @@ impl<P: Platform> Frames<P> {
         guard.set_block(Some(first));
         drop(transit);
         Some(())
-    }
-
-    #[cfg(not(feature = "fault-injection"))]
-    fn claim_word(&self, region: &Region, block: BlockIndex, order: Order) -> Option<(usize, u64)> {
-        region.claim_word(block, order)
-    }
-
-    #[cfg(feature = "fault-injection")]
-    fn claim_word(&self, region: &Region, block: BlockIndex, order: Order) -> Option<(usize, u64)> {
-        if self.faults.duplicates() { region.copy_word(block) } else { region.claim_word(block, order) }
     }
 }
 

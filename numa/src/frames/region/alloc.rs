@@ -178,13 +178,6 @@ impl Region {
         claimed
     }
 
-    /// Returns a word as [`Region::claim_word`] does, but leaves the frames free: an injected
-    /// fault.
-    #[cfg(feature = "fault-injection")]
-    pub(crate) fn copy_word(&self, block: BlockIndex) -> Option<(usize, u64)> {
-        self.line(block).snapshot().into_iter().enumerate().find(|&(_, bits)| bits != 0)
-    }
-
     /// Frees the frames of a run of blocks beyond `count`; the caller owns the run, and is in
     /// transit.
     fn trim_long_run(&self, first: BlockIndex, count: u64) {

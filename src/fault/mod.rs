@@ -1,4 +1,8 @@
 //! Injected faults: each breaks one rule of virtual memory, to show that the tests notice.
+//!
+//! No other code asks for faults. The steps concerned run through the fault points ([`points`]).
+
+pub(crate) mod points;
 
 #[cfg(feature = "fault-injection")]
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -61,12 +65,12 @@ impl FaultCell {
         self.0.store(fault.map_or(0, |fault| fault as u8), Ordering::Relaxed);
     }
 
-    pub(crate) fn is(&self, fault: Fault) -> bool {
+    fn is(&self, fault: Fault) -> bool {
         self.0.load(Ordering::Relaxed) == fault as u8
     }
 
     /// Lets remote CPUs into the gap left by a fault.
-    pub(crate) fn gap(platform: &impl crate::Machine) {
+    fn gap(platform: &impl crate::Machine) {
         let begun = platform.now();
         while platform.now().since(begun).0 < platform.unresponsive_timeout().0 / GAP {
             platform.relax();
@@ -86,10 +90,10 @@ impl FaultCell {
     }
 
     #[inline(always)]
-    pub(crate) const fn is(&self, _: Fault) -> bool {
+    const fn is(&self, _: Fault) -> bool {
         false
     }
 
     #[inline(always)]
-    pub(crate) fn gap(_: &impl crate::Machine) {}
+    fn gap(_: &impl crate::Machine) {}
 }

@@ -1,4 +1,8 @@
 //! Injected faults: each breaks one mechanism of the protocol, to show that the tests notice.
+//!
+//! The protocol does not ask for faults. It runs its steps through the fault points ([`points`]).
+
+mod points;
 
 #[cfg(feature = "fault-injection")]
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -103,7 +107,7 @@ impl FaultCell {
         self.fault.store(fault.map_or(0, |fault| fault as u8), Ordering::Relaxed);
     }
 
-    pub(crate) fn is(&self, fault: Fault) -> bool {
+    fn is(&self, fault: Fault) -> bool {
         self.fault.load(Ordering::Relaxed) == fault as u8
     }
 
@@ -154,7 +158,7 @@ impl FaultCell {
     }
 
     #[inline(always)]
-    pub(crate) const fn is(&self, _: Fault) -> bool {
+    const fn is(&self, _: Fault) -> bool {
         false
     }
 
