@@ -5,6 +5,8 @@ use core::fmt;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 use topomem_percpu::{CpuId, CpuPin, CpuTable};
 
+#[cfg(feature = "fault-injection")]
+use crate::Fault;
 use crate::cpu::CpuState;
 use crate::cpu::asid::Asids;
 use crate::cpu::states::{self, PlaceError, no_states};
@@ -12,8 +14,6 @@ use crate::domain::{Domain, Kind};
 use crate::fault::FaultCell;
 use crate::waiting::halt::Halted;
 use crate::waiting::waiters::Waiters;
-#[cfg(feature = "fault-injection")]
-use crate::Fault;
 use crate::{Stats, Tlb};
 
 /// Default number of pages flushed singly before a full flush is cheaper.

@@ -67,7 +67,12 @@ impl Faults {
     /// Claims a word of an owned block, as [`Region::claim_word`] does. [`Fault::MagazineDuplicates`]: leaves the frames
     /// free.
     #[inline(always)]
-    pub(super) fn claim_word(&self, region: &Region, block: BlockIndex, order: Order) -> Option<(usize, u64)> {
+    pub(super) fn claim_word(
+        &self,
+        region: &Region,
+        block: BlockIndex,
+        order: Order,
+    ) -> Option<(usize, u64)> {
         if self.is(Fault::MagazineDuplicates) {
             let words = region.line(block).snapshot().into_iter().enumerate();
             { words }.find(|&(_, bits)| bits != 0)

@@ -13,6 +13,7 @@
 //! - `node`: zones and counters of a node, the node's pool of zeroed frames, turns of interleaving.
 //! - `magazine`: a CPU's words and blocks, the gate, the table of magazines.
 //! - `state`: the built allocator: nodes, directory, plans, watermarks, waiters.
+//! - `ready`: the allocator once built, with its state: the receiver of the private half of the operations.
 //! - `per_cpu`: frames between the CPU's magazine and the regions: hits, refills, flushes; hot-plug.
 //! - `free` and `alloc`: the operations.
 //! - `maintenance`: reclaim, retirement, the pools filled.
@@ -31,6 +32,7 @@ mod maintenance;
 mod node;
 mod page_source;
 mod per_cpu;
+mod ready;
 mod region;
 mod state;
 mod types;
@@ -191,7 +193,7 @@ impl<P: Platform> Frames<P> {
         match build::build(&self.platform, memory, config) {
             Ok(state) => {
                 self.magazines.extend(state.far_places);
-                // Release pairs with the Acquire in `state`.
+                // Release pairs with the Acquire in `Frames::state`.
                 self.state.store(ptr::from_ref(state).cast_mut(), Ordering::Release);
                 Ok(())
             }
@@ -200,12 +202,6 @@ impl<P: Platform> Frames<P> {
                 Err(error)
             }
         }
-    }
-
-    #[inline]
-    fn state(&self) -> Option<&'static AllocatorState> {
-        // SAFETY: null, or the address of a `&'static` from `init`.
-        unsafe { self.state.load(Ordering::Acquire).as_ref() }
     }
 
     /// Disables a mechanism, for good.

@@ -216,9 +216,9 @@ impl<T: Tlb> Shootdown<T> {
         let (slot, clean) = self.asids(pin).enter(domain.id.get(), count);
         let asid = Asid::of_slot(slot);
         let keep = match clean {
-            Some(clean) => self
-                .fault
-                .keeps_own(|| clean >= seen || self.flush_missed(pin, domain, asid, clean, seen)),
+            Some(clean) => {
+                self.fault.keeps_own(|| clean >= seen || self.flush_missed(pin, domain, asid, clean, seen))
+            }
             None => self.fault.keeps_others(),
         };
         if keep {

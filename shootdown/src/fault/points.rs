@@ -36,7 +36,13 @@ impl FaultCell {
 
     /// Returns the generation to announce: the claimed generation. [`Fault::RecordUnlocked`]: claims the generation now.
     #[inline(always)]
-    pub(crate) fn announced(&self, claimed: Generation, log: &Log, scope: Scope, tables: Tables) -> Generation {
+    pub(crate) fn announced(
+        &self,
+        claimed: Generation,
+        log: &Log,
+        scope: Scope,
+        tables: Tables,
+    ) -> Generation {
         if self.is(Fault::RecordUnlocked) {
             wait_in_gap();
             log.append(scope, tables)

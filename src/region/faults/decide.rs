@@ -118,9 +118,7 @@ impl<P: Machine> AddressSpace<P> {
                     Err(Refusal::Pending)
                 }
                 Ownership::Shared
-                    if service
-                        .fault
-                        .is_sole_holder(service.frames().is_sole_holder(mapped.frame, level)) =>
+                    if service.fault.is_sole_holder(service.frames().is_sole_holder(mapped.frame, level)) =>
                 {
                     Ok((Answer::Own(region.protection()), Resolved::Reused))
                 }

@@ -84,7 +84,7 @@ impl<P: Platform> Frames<P> {
         count: u64,
         align: u64,
     ) -> Result<PhysFrame, AllocError> {
-        let state = self.state().ok_or(AllocError::NotReady)?;
+        let ready = self.ready().ok_or(AllocError::NotReady)?;
         let Some(order) = Order::for_frames(count).filter(|_| count > 0) else {
             return Err(AllocError::InvalidRequest(InvalidRequest::Count(count)));
         };
@@ -94,10 +94,10 @@ impl<P: Platform> Frames<P> {
         let run = RunSize { frames: count, align };
         let shape = if count >= BLOCK || align > BLOCK { Shape::Long(run) } else { Shape::Short(run) };
         let request = FrameRequest { order, plain: false, ..*request };
-        let number = self.alloc_from_nodes(state, pin, &request, shape)?;
-        state.record_alloc(number, AllocKind::Run(count));
+        let number = ready.alloc_from_nodes(pin, &request, shape)?;
+        ready.state.record_alloc(number, AllocKind::Run(count));
         let first = number.frame();
-        if request.zeroed && state.zeroing == Zeroing::OnRequest {
+        if request.zeroed && ready.state.zeroing == Zeroing::OnRequest {
             self.zero(first, count * 4096);
         }
         Ok(first)

@@ -1,9 +1,9 @@
 //! Allocation, from rung to rung.
 //!
 //! 1. A frame or run of the CPU's magazine: the hit, in [`Frames::alloc`] and `per_cpu::runs`.
-//! 2. A word of the CPU's own block: `Frames::alloc_from_magazine`, in `per_cpu::refill`.
-//! 3. The nodes in the policy's order: `Frames::alloc_from_nodes`, in [`search`].
-//! 4. The zones and regions of a node: `Frames::alloc_from_node`, `Frames::alloc_from_region`.
+//! 2. A word of the CPU's own block: `Ready::alloc_from_magazine`, in `per_cpu::refill`.
+//! 3. The nodes in the policy's order: `Ready::alloc_from_nodes`, in [`search`].
+//! 4. The zones and regions of a node: `Ready::alloc_from_node`, `Ready::alloc_from_region`.
 //! 5. The words and blocks of a region: `region::alloc`.
 
 mod bulk;
@@ -117,9 +117,9 @@ impl<P: Platform> Frames<P> {
         if request.zeroed {
             self.alloc_zeroed(pin, request)
         } else if request.order == Order::HUGE && request.plain {
-            let state = self.state().ok_or(AllocError::NotReady)?;
-            let number = self.alloc_from_nodes(state, pin, request, Shape::Block(pin.cpu()))?;
-            state.record_alloc(number, AllocKind::Aligned(Order::HUGE));
+            let ready = self.ready().ok_or(AllocError::NotReady)?;
+            let number = ready.alloc_from_nodes(pin, request, Shape::Block(pin.cpu()))?;
+            ready.state.record_alloc(number, AllocKind::Aligned(Order::HUGE));
             Ok(number.frame())
         } else {
             self.alloc_after_miss(pin, request)
@@ -132,18 +132,18 @@ impl<P: Platform> Frames<P> {
         pin: &CpuPin,
         request: &FrameRequest,
     ) -> Result<PhysFrame, AllocError> {
-        let state = self.state().ok_or(AllocError::NotReady)?;
-        let number = match self.alloc_from_magazine(state, pin, request) {
+        let ready = self.ready().ok_or(AllocError::NotReady)?;
+        let number = match ready.alloc_from_magazine(pin, request) {
             Some(number) => number,
             None => {
-                let number = self.alloc_from_nodes(state, pin, request, Shape::Aligned(request.order))?;
+                let number = ready.alloc_from_nodes(pin, request, Shape::Aligned(request.order))?;
                 if request.plain && is_of_words(request.order) {
-                    self.keep_rest_of_block(state, pin, number, request.order);
+                    ready.keep_rest_of_block(pin, number, request.order);
                 }
                 number
             }
         };
-        state.record_alloc(number, AllocKind::Aligned(request.order));
+        ready.state.record_alloc(number, AllocKind::Aligned(request.order));
         Ok(number.frame())
     }
 }

@@ -78,29 +78,29 @@ impl<P: Platform> Frames<P> {
     /// # assert_eq!(taken, Err(AllocAtError::NotReady));
     /// ```
     pub fn alloc_at(&self, pin: &CpuPin, first: PhysFrame, count: u64) -> Result<(), AllocAtError> {
-        let state = self.state().ok_or(AllocAtError::NotReady)?;
+        let ready = self.ready().ok_or(AllocAtError::NotReady)?;
         if count == 0 || count >= BLOCK {
             return Err(AllocAtError::Count(count));
         }
         let (start, not_free) = (FrameNumber::of(first), AllocAtError::NotFree(first));
-        let region = state.region_of(start).filter(|region| region.manages(start, count));
+        let region = ready.state.region_of(start).filter(|region| region.manages(start, count));
         let region = region.ok_or(AllocAtError::OutOfRange(first))?;
         // A frame retired since this check was allocated first.
         if region.retired.any_pending()
-            || !state.may_take(region.node, region.zone, &FrameRequest::frame(), count)
+            || !ready.state.may_take(region.node, region.zone, &FrameRequest::frame(), count)
         {
             return Err(not_free);
         }
         if !region.claim_at(start, count) {
             self.drain_all();
             self.drain(pin);
-            state.node(region.node).into_iter().for_each(|node| _ = self.spill_zeroed(state, node));
+            ready.state.node(region.node).into_iter().for_each(|node| _ = ready.spill_zeroed(node));
             if !region.claim_at(start, count) {
                 return Err(not_free);
             }
         }
-        state.account_shared(region, -(count as i64));
-        state.record_alloc(start, AllocKind::Run(count));
+        ready.state.account_shared(region, -(count as i64));
+        ready.state.record_alloc(start, AllocKind::Run(count));
         Ok(())
     }
 }

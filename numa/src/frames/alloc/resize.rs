@@ -6,11 +6,11 @@ use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
 use crate::frames::Frames;
 use crate::frames::magazine::Magazine;
+use crate::frames::ready::Ready;
 use crate::frames::region::Region;
 use crate::frames::region::bitmap::ClaimError;
 use crate::frames::region::marks::AllocKind;
 use crate::frames::region::word::Word;
-use crate::frames::state::AllocatorState;
 use crate::frames::types::{BLOCK, FrameNumber, FrameRequest, FreeError};
 
 /// An error of a change of length. The run is unchanged.
@@ -61,7 +61,7 @@ impl<P: Platform> Frames<P> {
         count: u64,
         longer: u64,
     ) -> Result<(), ResizeError> {
-        let (state, region, start) = self.resizable(first, count, longer).ok_or(ResizeError::Length)?;
+        let (ready, region, start) = self.resizable(first, count, longer).ok_or(ResizeError::Length)?;
         if longer <= count {
             return Err(ResizeError::Length);
         }
@@ -69,7 +69,7 @@ impl<P: Platform> Frames<P> {
         let request = FrameRequest::frame();
         // A frame retired since this check was allocated first.
         let retiring = region.retired.any_pending();
-        if retiring || !state.may_take(region.node, region.zone, &request, more) {
+        if retiring || !ready.state.may_take(region.node, region.zone, &request, more) {
             return Err(ResizeError::NotFree);
         }
         let block = region.block_of(start);
@@ -78,12 +78,12 @@ impl<P: Platform> Frames<P> {
             return Err(ResizeError::NotFree);
         }
         let end = start + count;
-        self.flush_words_of(state, pin, region, end, more);
+        ready.flush_words_of(pin, region, end, more);
         region
             .tentative(block, |line| line.claim_run(end.bit_in_block(), more as usize))
             .map_err(|_: ClaimError| ResizeError::NotFree)?;
-        state.account_shared(region, -(more as i64));
-        state.record_alloc(start, AllocKind::Run(longer));
+        ready.state.account_shared(region, -(more as i64));
+        ready.state.record_alloc(start, AllocKind::Run(longer));
         Ok(())
     }
 
@@ -123,27 +123,39 @@ impl<P: Platform> Frames<P> {
         count: u64,
         shorter: u64,
     ) -> Result<(), ResizeError> {
-        let (state, region, start) = self.resizable(first, count, count).ok_or(ResizeError::Length)?;
+        let (ready, region, start) = self.resizable(first, count, count).ok_or(ResizeError::Length)?;
         if shorter == 0 || shorter >= count {
             return Err(ResizeError::Length);
         }
-        self.free_tail(state, pin, region, start + shorter, count - shorter).map_err(ResizeError::Refused)?;
-        state.record_alloc(start, AllocKind::Run(shorter));
+        ready.free_tail(pin, region, start + shorter, count - shorter).map_err(ResizeError::Refused)?;
+        ready.state.record_alloc(start, AllocKind::Run(shorter));
         Ok(())
     }
 
+    /// Returns the region of a run of `count` frames to be resized to `most`, and its first frame.
+    /// Returns `None` unless all of that lies in one block that may hold a shorter run.
+    fn resizable(
+        &self,
+        first: PhysFrame,
+        count: u64,
+        most: u64,
+    ) -> Option<(Ready<'_, P>, &'static Region, FrameNumber)> {
+        let ready = self.ready()?;
+        let start = FrameNumber::of(first);
+        let region = ready.state.region_of(start)?;
+        let end = start.checked_add(most)?;
+        let is_in_block = start.bit_in_block() as u64 + most <= BLOCK;
+        let inside = count > 0 && most < BLOCK && is_in_block && end <= region.span.end;
+        inside.then_some((ready, region, start))
+    }
+}
+
+impl<P: Platform> Ready<'_, P> {
     /// Flushes the words in the CPU's magazine of `more` frames from the frame numbered `from` on,
     /// if all of these frames are free there or in the bitmap. Does nothing if an interrupted
     /// context of the CPU uses the magazine.
-    fn flush_words_of(
-        &self,
-        state: &AllocatorState,
-        pin: &CpuPin,
-        region: &Region,
-        from: FrameNumber,
-        more: u64,
-    ) {
-        let Some(guard) = self.magazines.get(pin.cpu()).and_then(Magazine::enter) else { return };
+    fn flush_words_of(self, pin: &CpuPin, region: &Region, from: FrameNumber, more: u64) {
+        let Some(guard) = self.frames.magazines.get(pin.cpu()).and_then(Magazine::enter) else { return };
         let line = region.line(region.block_of(from));
         let end = from + more;
         let last = end.get() - 1;
@@ -156,25 +168,8 @@ impl<P: Platform> Frames<P> {
             .all(|word| word.mask & !(line.load(word.key.index_in_block()) | guard.held_of(word.key)) == 0)
         {
             for word in words {
-                self.flush_key(state, &guard, word.key);
+                self.flush_key(&guard, word.key);
             }
         }
-    }
-
-    /// Returns the region of a run of `count` frames to be resized to `most`, and its first frame.
-    /// Returns `None` unless all of that lies in one block that may hold a shorter run.
-    fn resizable(
-        &self,
-        first: PhysFrame,
-        count: u64,
-        most: u64,
-    ) -> Option<(&AllocatorState, &'static Region, FrameNumber)> {
-        let state = self.state()?;
-        let start = FrameNumber::of(first);
-        let region = state.region_of(start)?;
-        let end = start.checked_add(most)?;
-        let is_in_block = start.bit_in_block() as u64 + most <= BLOCK;
-        let inside = count > 0 && most < BLOCK && is_in_block && end <= region.span.end;
-        inside.then_some((state, region, start))
     }
 }

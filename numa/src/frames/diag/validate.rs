@@ -3,11 +3,11 @@
 use topomem_percpu::{CpuId, NodeId, PhysFrame, Platform};
 
 use crate::frames::Frames;
+use crate::frames::ready::Ready;
 use crate::frames::region::block::BlockState;
 use crate::frames::region::retired::Retirement;
 use crate::frames::region::word::Word;
 use crate::frames::region::{BlockIndex, Region, Span};
-use crate::frames::state::AllocatorState;
 use crate::frames::types::{BLOCK, Totals, Zone};
 
 /// Two parts of the allocator's state that contradict each other.
@@ -86,18 +86,18 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn validate(&self) -> Result<Totals, Corruption> {
-        let state = self.state().ok_or(Corruption::NotReady)?;
+        let ready = self.ready().ok_or(Corruption::NotReady)?;
         let mut totals = Totals::default();
         let mut managed = 0;
-        for region in state.directory.regions {
+        for region in ready.state.directory.regions {
             totals.free += self.check_region(region)?;
             totals.retired += self.check_retired(region)?;
             managed += region.managed_frames();
             totals.reserved += region.span.end - region.span.start - region.managed_frames();
         }
-        totals.in_magazines = self.check_magazines(state)?;
-        totals.zeroed = self.check_pools(state)?;
-        self.check_counts(state)?;
+        totals.in_magazines = ready.check_magazines()?;
+        totals.zeroed = ready.check_pools()?;
+        ready.check_counts()?;
         totals.allocated = managed - totals.free - totals.in_magazines - totals.zeroed - totals.retired;
         Ok(totals)
     }
@@ -194,17 +194,22 @@ impl<P: Platform> Frames<P> {
         }
         Ok(free)
     }
+}
 
-    fn check_magazines(&self, state: &AllocatorState) -> Result<u64, Corruption> {
+impl<P: Platform> Ready<'_, P> {
+    fn check_magazines(self) -> Result<u64, Corruption> {
         let held = || {
-            self.magazines.iter().flat_map(|magazine| magazine.words().map(move |word| (magazine.cpu, word)))
+            self.frames
+                .magazines
+                .iter()
+                .flat_map(|magazine| magazine.words().map(move |word| (magazine.cpu, word)))
         };
         let mut total = 0;
         for (position, (cpu, word)) in held().enumerate() {
             let duplicate =
                 |bits: u64| Corruption::Duplicate { frame: word.key.lowest_of(bits).frame(), cpu };
             let first = word.first();
-            let region = state.region_of(first).ok_or(duplicate(word.mask))?;
+            let region = self.state.region_of(first).ok_or(duplicate(word.mask))?;
             let index = region.block_of(first);
             if !region.entry(index).load().has_bitmap() {
                 return Err(duplicate(word.mask));
@@ -221,19 +226,20 @@ impl<P: Platform> Frames<P> {
         }
         // That each is in one magazine only was checked with its block.
         Ok(total
-            + BLOCK * self.magazines.iter().map(|magazine| magazine.blocks().count() as u64).sum::<u64>())
+            + BLOCK
+                * self.frames.magazines.iter().map(|magazine| magazine.blocks().count() as u64).sum::<u64>())
     }
 
-    fn check_counts(&self, state: &AllocatorState) -> Result<(), Corruption> {
-        for (index, node_state) in state.nodes().enumerate() {
+    fn check_counts(self) -> Result<(), Corruption> {
+        for (index, node_state) in self.state.nodes().enumerate() {
             let node = NodeId::new(index).unwrap_or(NodeId::ZERO);
             for zone in Zone::ALL {
                 let here = |region: &&&'static Region| region.node == node && region.zone == zone;
                 let mut free = 0;
-                for region in state.directory.regions.iter().filter(here) {
-                    free += self.check_region(region)?;
+                for region in self.state.directory.regions.iter().filter(here) {
+                    free += self.frames.check_region(region)?;
                 }
-                let of_node = self.magazines.iter().filter(|magazine| magazine.node == node);
+                let of_node = self.frames.magazines.iter().filter(|magazine| magazine.node == node);
                 let unreported: i64 = of_node.map(|magazine| magazine.unreported(zone)).sum();
                 let counted = node_state.zones[zone.index()].free() + unreported;
                 if counted != free as i64 {

@@ -8,10 +8,10 @@ use topomem_percpu::{CpuPin, Order, Platform};
 use crate::frames::Frames;
 use crate::frames::magazine::Magazine;
 use crate::frames::magazine::guard::MagazineGuard;
+use crate::frames::ready::Ready;
 use crate::frames::region::Region;
 use crate::frames::region::free::FreeRejection;
 use crate::frames::region::marks::AllocKind;
-use crate::frames::state::AllocatorState;
 use crate::frames::types::{BLOCK, FrameNumber, FreeError, Zeroing};
 
 impl<P: Platform> Frames<P> {
@@ -24,12 +24,12 @@ impl<P: Platform> Frames<P> {
     /// here or cannot be freed.
     #[inline(never)]
     fn hold_block_back(&self, pin: &CpuPin, number: FrameNumber) -> bool {
-        let Some(state) = self.state() else { return false };
-        let Some(region) = state.region_of(number) else { return false };
+        let Some(ready) = self.ready() else { return false };
+        let Some(region) = ready.state.region_of(number) else { return false };
         let Some(guard) = self.magazines.get(pin.cpu()).and_then(Magazine::enter) else { return false };
-        if state.zeroing == Zeroing::OnRequest
+        if ready.state.zeroing == Zeroing::OnRequest
             && number.is_multiple_of(BLOCK)
-            && self.may_hold_back(state, &guard, region)
+            && ready.may_hold_back(&guard, region)
             && !region.retired.touch_block_of(number)
             && region.verify_free(number, AllocKind::Aligned(Order::HUGE)).is_ok()
         {
@@ -37,7 +37,7 @@ impl<P: Platform> Frames<P> {
                 guard.push_huge(block);
                 return true;
             }
-            state.record_alloc(number, AllocKind::Aligned(Order::HUGE));
+            ready.state.record_alloc(number, AllocKind::Aligned(Order::HUGE));
         }
         false
     }
@@ -45,28 +45,29 @@ impl<P: Platform> Frames<P> {
     #[inline(never)]
     fn free_block_home(&self, pin: &CpuPin, number: FrameNumber) -> Result<(), FreeError> {
         let given = number.frame();
-        let state = self.state().ok_or(FreeError::OutOfRange(given))?;
+        let ready = self.ready().ok_or(FreeError::OutOfRange(given))?;
         if !number.is_multiple_of(BLOCK) {
             return Err(FreeError::Misaligned { frame: given, order: Order::HUGE });
         }
-        let region = state.region_of(number).ok_or(FreeError::OutOfRange(given))?;
+        let region = ready.state.region_of(number).ok_or(FreeError::OutOfRange(given))?;
         let refuse = |why: FreeRejection| why.error(Order::HUGE);
         region.verify_free_of_blocks(number, Order::HUGE).map_err(refuse)?;
-        self.clear_freed(state, region, number, Order::HUGE);
-        let guard = self.enter_magazine(state, pin);
-        self.free_home(state, guard.as_ref(), region, BLOCK, || region.free(number, Order::HUGE))
-            .map_err(refuse)
+        ready.clear_freed(region, number, Order::HUGE);
+        let guard = ready.enter_magazine(pin);
+        ready.free_home(guard.as_ref(), region, BLOCK, || region.free(number, Order::HUGE)).map_err(refuse)
     }
+}
 
+impl<P: Platform> Ready<'_, P> {
     /// Returns true if a freed block may stay with this CPU: it is not remote, and memory is not
     /// scarce.
-    fn may_hold_back(&self, state: &AllocatorState, guard: &MagazineGuard, region: &Region) -> bool {
-        let zone = state.zone_of(region);
+    fn may_hold_back(self, guard: &MagazineGuard, region: &Region) -> bool {
+        let zone = self.state.zone_of(region);
         region.node == guard.node
             && guard.has_huge_room()
             && region.cached
             && zone.free() >= zone.watermarks.low as i64
             && !guard.wants_attention()
-            && !self.waiters.any()
+            && !self.frames.waiters.any()
     }
 }

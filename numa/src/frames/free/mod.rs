@@ -12,12 +12,12 @@ use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 use crate::frames::Frames;
 use crate::frames::magazine::entry::Insertion;
 use crate::frames::magazine::guard::MagazineGuard;
+use crate::frames::ready::Ready;
 use crate::frames::region::Region;
 use crate::frames::region::free::FreeRejection;
 use crate::frames::region::marks::AllocKind;
 use crate::frames::region::transit::Transit;
 use crate::frames::region::word::Word;
-use crate::frames::state::AllocatorState;
 use crate::frames::types::{FrameNumber, FreeError};
 
 impl<P: Platform> Frames<P> {
@@ -91,26 +91,60 @@ impl<P: Platform> Frames<P> {
         }
     }
 
+    /// Frees a run that the quick path did not take.
+    fn free_aligned(&self, pin: &CpuPin, number: FrameNumber, order: Order) -> Result<(), FreeError> {
+        let given = number.frame();
+        let ready = self.ready().ok_or(FreeError::OutOfRange(given))?;
+        if !number.is_multiple_of(order.frames()) {
+            return Err(FreeError::Misaligned { frame: given, order });
+        }
+        let region = ready.state.region_of(number).ok_or(FreeError::OutOfRange(given))?;
+        if number + order.frames() > region.span.end {
+            return Err(FreeError::OutOfRange(given));
+        }
+        let refuse = |why: FreeRejection| why.error(order);
+        if order < Order::HUGE {
+            region.verify_free(number, AllocKind::Aligned(order)).map_err(refuse)?;
+            self.check_not_cached(pin, number, order.frames())?;
+            ready.state.check_not_pooled(region, number, order.frames()).map_err(refuse)?;
+        } else {
+            // The states of the blocks cover the magazines and pools.
+            region.verify_free_of_blocks(number, order).map_err(refuse)?;
+        }
+        ready.clear_freed(region, number, order);
+        let guard = ready.enter_magazine(pin);
+        if order < Order::HUGE
+            && let Some(guard) = &guard
+            && ready.keep_run(guard, region, number, order).map_err(refuse)?
+        {
+            return Ok(());
+        }
+        ready.free_home(guard.as_ref(), region, order.frames(), || region.free(number, order)).map_err(refuse)
+    }
+
+    /// Refuses a run with a frame in this CPU's magazine: the frame is free already.
+    fn check_not_cached(&self, pin: &CpuPin, first: FrameNumber, count: u64) -> Result<(), FreeError> {
+        let cached = self.magazines.get(pin.cpu()).and_then(|magazine| magazine.holds_of(first, count));
+        cached.map_or(Ok(()), |held| Err(FreeError::DoubleFree(held.frame())))
+    }
+}
+
+impl<P: Platform> Ready<'_, P> {
     /// Frees one frame that was not freed quickly: into the magazine's words, or into the bitmap. Finds every error.
     #[inline(never)]
-    pub(super) fn free_frame_general(
-        &self,
-        state: &AllocatorState,
-        pin: &CpuPin,
-        number: FrameNumber,
-    ) -> Result<(), FreeError> {
+    pub(super) fn free_frame_general(self, pin: &CpuPin, number: FrameNumber) -> Result<(), FreeError> {
         let given = number.frame();
-        let region = state.region_of(number).ok_or(FreeError::OutOfRange(given))?;
+        let region = self.state.region_of(number).ok_or(FreeError::OutOfRange(given))?;
         let refuse = |why: FreeRejection| why.error(Order::FRAME);
         region.verify_free(number, AllocKind::Aligned(Order::FRAME)).map_err(refuse)?;
-        if state.pooled(region, number.word()) & number.mask_in_word() != 0 {
+        if self.state.pooled(region, number.word()) & number.mask_in_word() != 0 {
             return Err(refuse(FreeRejection::DoubleFree(number)));
         }
-        self.clear_freed_part(state, region, number, 1);
-        if let Some(magazine) = self.magazines.get(pin.cpu()) {
+        self.clear_freed_part(region, number, 1);
+        if let Some(magazine) = self.frames.magazines.get(pin.cpu()) {
             if let Some(guard) = magazine.enter() {
                 if guard.wants_attention() {
-                    self.flush_all(state, &guard);
+                    self.flush_all(&guard);
                 }
                 let inserted = if guard.holds_whole(number.word()) {
                     Insertion::Double
@@ -130,32 +164,31 @@ impl<P: Platform> Frames<P> {
                     Insertion::Taken => Ok(()),
                     Insertion::Elsewhere
                         if !region.retired.touch_block_of(number)
-                            && !self.waiters.any()
+                            && !self.frames.waiters.any()
                             && guard.freed_before(number.word()) =>
                     {
                         let word = Word { key: number.word(), mask: number.mask_in_word() };
-                        if self.gather_in_word(state, &guard, region, word).map_err(refuse)? {
+                        if self.gather_in_word(&guard, region, word).map_err(refuse)? {
                             return Ok(());
                         }
-                        self.free_bypassing_magazine(state, &guard, region, number).map_err(refuse)
+                        self.free_bypassing_magazine(&guard, region, number).map_err(refuse)
                     }
                     Insertion::Elsewhere => {
-                        self.free_bypassing_magazine(state, &guard, region, number).map_err(refuse)
+                        self.free_bypassing_magazine(&guard, region, number).map_err(refuse)
                     }
                     Insertion::Double => Err(refuse(FreeRejection::DoubleFree(number))),
                 };
             }
             magazine.count_nested();
-            self.check_not_cached(pin, number, 1)?;
+            self.frames.check_not_cached(pin, number, 1)?;
         }
-        self.free_home(state, None, region, 1, || region.free_short_run(number, 1)).map_err(refuse)
+        self.free_home(None, region, 1, || region.free_short_run(number, 1)).map_err(refuse)
     }
 
     /// Frees frames of `region` by `free`, in transit until they are counted.
     #[inline]
     pub(super) fn free_home(
-        &self,
-        state: &AllocatorState,
+        self,
         guard: Option<&MagazineGuard>,
         region: &Region,
         frames: u64,
@@ -163,73 +196,28 @@ impl<P: Platform> Frames<P> {
     ) -> Result<(), FreeRejection> {
         let transit = returning(guard, region);
         free()?;
-        self.account_returned(state, guard, region, frames);
+        self.account_returned(guard, region, frames);
         drop(transit);
-        state.sweep(region);
-        self.waiters.note();
+        self.state.sweep(region);
+        self.frames.waiters.note();
         Ok(())
     }
 
-    fn account_returned(
-        &self,
-        state: &AllocatorState,
-        guard: Option<&MagazineGuard>,
-        region: &Region,
-        frames: u64,
-    ) {
+    fn account_returned(self, guard: Option<&MagazineGuard>, region: &Region, frames: u64) {
         match guard {
-            Some(guard) => state.account(guard, region, frames as i64),
-            None => state.account_shared(region, frames as i64),
+            Some(guard) => self.state.account(guard, region, frames as i64),
+            None => self.state.account_shared(region, frames as i64),
         }
-    }
-
-    /// Frees a run that the quick path did not take.
-    fn free_aligned(&self, pin: &CpuPin, number: FrameNumber, order: Order) -> Result<(), FreeError> {
-        let given = number.frame();
-        let state = self.state().ok_or(FreeError::OutOfRange(given))?;
-        if !number.is_multiple_of(order.frames()) {
-            return Err(FreeError::Misaligned { frame: given, order });
-        }
-        let region = state.region_of(number).ok_or(FreeError::OutOfRange(given))?;
-        if number + order.frames() > region.span.end {
-            return Err(FreeError::OutOfRange(given));
-        }
-        let refuse = |why: FreeRejection| why.error(order);
-        if order < Order::HUGE {
-            region.verify_free(number, AllocKind::Aligned(order)).map_err(refuse)?;
-            self.check_not_cached(pin, number, order.frames())?;
-            state.check_not_pooled(region, number, order.frames()).map_err(refuse)?;
-        } else {
-            // The states of the blocks cover the magazines and pools.
-            region.verify_free_of_blocks(number, order).map_err(refuse)?;
-        }
-        self.clear_freed(state, region, number, order);
-        let guard = self.enter_magazine(state, pin);
-        if order < Order::HUGE
-            && let Some(guard) = &guard
-            && self.keep_run(state, guard, region, number, order).map_err(refuse)?
-        {
-            return Ok(());
-        }
-        self.free_home(state, guard.as_ref(), region, order.frames(), || region.free(number, order))
-            .map_err(refuse)
-    }
-
-    /// Refuses a run with a frame in this CPU's magazine: the frame is free already.
-    fn check_not_cached(&self, pin: &CpuPin, first: FrameNumber, count: u64) -> Result<(), FreeError> {
-        let cached = self.magazines.get(pin.cpu()).and_then(|magazine| magazine.holds_of(first, count));
-        cached.map_or(Ok(()), |held| Err(FreeError::DoubleFree(held.frame())))
     }
 
     /// Frees one frame past the magazine, or returns the refusal.
     fn free_bypassing_magazine(
-        &self,
-        state: &AllocatorState,
+        self,
         guard: &MagazineGuard,
         region: &Region,
         number: FrameNumber,
     ) -> Result<(), FreeRejection> {
-        self.free_home(state, Some(guard), region, 1, || {
+        self.free_home(Some(guard), region, 1, || {
             // Only the longer path checks for retired frames.
             let plainly = !region.retired.touch_block_of(number) && region.free_frame(number);
             if plainly { Ok(()) } else { region.free_short_run(number, 1) }

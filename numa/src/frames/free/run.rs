@@ -4,12 +4,12 @@ use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use super::returning;
 use crate::frames::Frames;
+use crate::frames::ready::Ready;
 use crate::frames::region::Region;
 use crate::frames::region::bitmap::ones;
 use crate::frames::region::free::{FreeRejection, by_block};
 use crate::frames::region::marks::AllocKind;
 use crate::frames::region::word::Word;
-use crate::frames::state::AllocatorState;
 use crate::frames::types::{BLOCK, FrameNumber, FreeError};
 
 /// A run, cut where blocks end that it has in part.
@@ -86,8 +86,8 @@ impl<P: Platform> Frames<P> {
     fn free_run_home(&self, pin: &CpuPin, first: PhysFrame, count: u64) -> Result<(), FreeError> {
         let number = FrameNumber::of(first);
         let outside = FreeError::OutOfRange(first);
-        let state = self.state().ok_or(outside)?;
-        let region = state.region_of(number).ok_or(outside)?;
+        let ready = self.ready().ok_or(outside)?;
+        let region = ready.state.region_of(number).ok_or(outside)?;
         number.checked_add(count).filter(|&end| end <= region.span.end).ok_or(outside)?;
         let refuse = |why: FreeRejection| why.error(Order::FRAME);
         if count == 0 {
@@ -104,56 +104,57 @@ impl<P: Platform> Frames<P> {
         }
         for (first, count) in parts.small() {
             self.check_not_cached(pin, first, count)?;
-            state.check_not_pooled(region, first, count).map_err(refuse)?;
+            ready.state.check_not_pooled(region, first, count).map_err(refuse)?;
         }
         region.verify_free(number, AllocKind::Run(count)).map_err(refuse)?;
-        parts.small().for_each(|(first, count)| self.clear_freed_part(state, region, first, count));
-        let guard = self.enter_magazine(state, pin);
+        parts.small().for_each(|(first, count)| ready.clear_freed_part(region, first, count));
+        let guard = ready.enter_magazine(pin);
         if let Some(guard) = &guard
             && number.bit_in_word() + count <= 64
         {
             let word = Word { key: number.word(), mask: ones(count as u32) << number.bit_in_word() };
-            if self.keep_bits(state, guard, region, word).map_err(refuse)? {
+            if ready.keep_bits(guard, region, word).map_err(refuse)? {
                 return Ok(());
             }
         }
         let transit = returning(guard.as_ref(), region);
         if let Err(why) = parts.small().try_for_each(|(first, count)| region.free_short_run(first, count)) {
-            state.record_alloc(number, AllocKind::Run(count));
+            ready.state.record_alloc(number, AllocKind::Run(count));
             return Err(refuse(why));
         }
         for offset in 0..parts.blocks {
             let block = parts.blocks_start + offset * BLOCK;
-            self.clear_freed(state, region, block, Order::HUGE);
+            ready.clear_freed(region, block, Order::HUGE);
             region.free(block, Order::HUGE).map_err(refuse)?;
         }
-        self.account_returned(state, guard.as_ref(), region, count);
+        ready.account_returned(guard.as_ref(), region, count);
         drop(transit);
-        state.sweep(region);
+        ready.state.sweep(region);
         self.waiters.note();
         Ok(())
     }
+}
 
+impl<P: Platform> Ready<'_, P> {
     /// Frees `count` frames from `number` on, of one block: the end of a run owned by the caller.
     pub(in crate::frames) fn free_tail(
-        &self,
-        state: &AllocatorState,
+        self,
         pin: &CpuPin,
         region: &'static Region,
         number: FrameNumber,
         count: u64,
     ) -> Result<(), FreeError> {
         let refuse = |why: FreeRejection| why.error(Order::FRAME);
-        self.check_not_cached(pin, number, count)?;
-        state.check_not_pooled(region, number, count).map_err(refuse)?;
-        self.clear_freed_part(state, region, number, count);
-        let guard = self.enter_magazine(state, pin);
+        self.frames.check_not_cached(pin, number, count)?;
+        self.state.check_not_pooled(region, number, count).map_err(refuse)?;
+        self.clear_freed_part(region, number, count);
+        let guard = self.enter_magazine(pin);
         let transit = returning(guard.as_ref(), region);
         region.free_short_run(number, count).map_err(refuse)?;
-        self.account_returned(state, guard.as_ref(), region, count);
+        self.account_returned(guard.as_ref(), region, count);
         drop(transit);
-        state.sweep(region);
-        self.waiters.note();
+        self.state.sweep(region);
+        self.frames.waiters.note();
         Ok(())
     }
 }

@@ -138,17 +138,17 @@ impl<P: Platform> Frames<P> {
     /// Frees one frame that [`Frames::free_frame_quickly`] left.
     #[inline(never)]
     fn free_frame_slow_path(&self, pin: &CpuPin, given: PhysFrame) -> Result<(), FreeError> {
-        let state = self.state().ok_or(FreeError::OutOfRange(given))?;
+        let ready = self.ready().ok_or(FreeError::OutOfRange(given))?;
         if let Some(freed) = self.free_frame_looking(pin, given) {
             return freed;
         }
-        let region = state.region_of(FrameNumber::of(given)).ok_or(FreeError::OutOfRange(given))?;
+        let region = ready.state.region_of(FrameNumber::of(given)).ok_or(FreeError::OutOfRange(given))?;
         let guard = self.magazines.get(pin.cpu()).and_then(Magazine::enter);
-        let is_other = guard.is_some_and(|guard| remember(state, &guard, region));
+        let is_other = guard.is_some_and(|guard| remember(ready.state, &guard, region));
         if is_other && let Some(freed) = self.free_frame_looking(pin, given) {
             return freed;
         }
-        self.free_frame_general(state, pin, FrameNumber::of(given))
+        ready.free_frame_general(pin, FrameNumber::of(given))
     }
 }
 

@@ -7,40 +7,30 @@
 use topomem_percpu::{Order, Platform};
 
 use crate::frames::Frames;
+use crate::frames::ready::Ready;
 use crate::frames::region::Region;
 use crate::frames::region::bitmap::masks;
-use crate::frames::state::AllocatorState;
 use crate::frames::types::{FrameNumber, Zeroing};
 
-impl<P: Platform> Frames<P> {
+impl<P: Platform> Ready<'_, P> {
     /// Zeroes a run to be freed, if the configuration is [`Zeroing::OnFree`].
     #[inline]
-    pub(in crate::frames) fn clear_freed(
-        &self,
-        state: &AllocatorState,
-        region: &Region,
-        first: FrameNumber,
-        order: Order,
-    ) {
-        if state.zeroing == Zeroing::OnFree {
-            self.clear_sound(region, first, order);
+    pub(in crate::frames) fn clear_freed(self, region: &Region, first: FrameNumber, order: Order) {
+        if self.state.zeroing == Zeroing::OnFree {
+            self.frames.clear_sound(region, first, order);
         }
     }
 
-    /// Zeroes a part of a block as [`Frames::clear_freed`] does.
+    /// Zeroes a part of a block as [`Ready::clear_freed`] does.
     #[inline]
-    pub(super) fn clear_freed_part(
-        &self,
-        state: &AllocatorState,
-        region: &Region,
-        first: FrameNumber,
-        count: u64,
-    ) {
-        if state.zeroing == Zeroing::OnFree {
-            self.clear_sound_part(region, first, count);
+    pub(super) fn clear_freed_part(self, region: &Region, first: FrameNumber, count: u64) {
+        if self.state.zeroing == Zeroing::OnFree {
+            self.frames.clear_sound_part(region, first, count);
         }
     }
+}
 
+impl<P: Platform> Frames<P> {
     #[inline(never)]
     fn clear_sound(&self, region: &Region, first: FrameNumber, order: Order) {
         if order < Order::HUGE {

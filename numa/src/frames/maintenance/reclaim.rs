@@ -68,9 +68,9 @@ impl<P: Platform> Frames<P> {
     /// For service tasks and idle loops. Bound: as [`Frames::drain`], and a look at each slot of the pools and at
     /// each CPU's magazine.
     pub fn reclaim(&self, pin: &CpuPin, mut more: impl FnMut() -> Option<u64>) -> Option<Reclaimed> {
-        let state = self.state().filter(|state| state.pressure.any())?;
+        let ready = self.ready().filter(|ready| ready.state.pressure.any())?;
         // Before the work: pressure noted from here on is for the next call.
-        let nodes = state.pressure.take();
+        let nodes = ready.state.pressure.take();
         let mut reclaimed = Reclaimed { nodes, freed: 0, asked: CpuSet::new() };
         for magazine in self.magazines.iter().filter(|magazine| nodes.contains(magazine.node)) {
             let held = magazine.cached();
@@ -83,13 +83,13 @@ impl<P: Platform> Frames<P> {
             }
         }
         // Magazines fill again by the next allocation, so their frames are no progress.
-        let mut progress: u64 = state.members(&nodes).map(|node| self.spill_zeroed(state, node)).sum();
-        while !state.is_relieved(&nodes)
+        let mut progress: u64 = ready.state.members(&nodes).map(|node| ready.spill_zeroed(node)).sum();
+        while !ready.state.is_relieved(&nodes)
             && let Some(freed) = more()
         {
             progress += freed;
         }
-        for (zone, free) in state.zones_of(&nodes) {
+        for (zone, free) in ready.state.zones_of(&nodes) {
             let low = zone.watermarks.low;
             let in_vain = progress == 0 && free < low as i64;
             let alarm = if in_vain { free.max(0) as u64 / 2 } else { low };

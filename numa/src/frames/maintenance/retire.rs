@@ -105,8 +105,8 @@ impl<P: Platform> Frames<P> {
     /// ```
     pub fn retire(&self, pin: &CpuPin, frame: PhysFrame) -> Result<Retired, RetireError> {
         let number = FrameNumber::of(frame);
-        let state = self.state().ok_or(RetireError::OutOfRange(frame))?;
-        let region = state.region_of(number).ok_or(RetireError::OutOfRange(frame))?;
+        let ready = self.ready().ok_or(RetireError::OutOfRange(frame))?;
+        let region = ready.state.region_of(number).ok_or(RetireError::OutOfRange(frame))?;
         if !region.manages(number, 1) {
             return Err(RetireError::Reserved(frame));
         }
@@ -118,14 +118,14 @@ impl<P: Platform> Frames<P> {
             Unlisted::Full => RetireError::Full { limit: CAPACITY },
         })?;
         if region.take_out(number) {
-            state.account_shared(region, -1);
+            ready.state.account_shared(region, -1);
         }
         // Further frames may have been listed during the breaking up of the block.
-        state.sweep(region);
+        ready.state.sweep(region);
         self.drain_all();
         let drained = self.drain(pin);
-        let node = state.node(region.node);
-        node.into_iter().for_each(|node| _ = self.spill_zeroed(state, node));
+        let node = ready.state.node(region.node);
+        node.into_iter().for_each(|node| _ = ready.spill_zeroed(node));
         if retirement(region, number) == Some(Retirement::Complete) {
             return Ok(Retired::Now);
         }
@@ -138,7 +138,7 @@ impl<P: Platform> Frames<P> {
                     || other.is_moving())
         });
         // On its way into the pool, or out of it, while the pool was emptied.
-        let pooled = state.pooled(region, number.word()) & number.mask_in_word() != 0;
+        let pooled = ready.state.pooled(region, number.word()) & number.mask_in_word() != 0;
         Ok(if cached || pooled { Retired::WhenDrained } else { Retired::WhenFreed })
     }
 

@@ -5,9 +5,9 @@ use topomem_percpu::{CpuPin, NodeId, Order, Platform};
 use crate::frames::Frames;
 use crate::frames::node::Node;
 use crate::frames::node::zeroed_pool::Pushed;
+use crate::frames::ready::Ready;
 use crate::frames::region::Region;
 use crate::frames::region::shape::Shape;
-use crate::frames::state::AllocatorState;
 use crate::frames::types::{FrameNumber, FrameRequest, Zone};
 
 impl<P: Platform> Frames<P> {
@@ -32,22 +32,33 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn refill_zeroed(&self, pin: &CpuPin, budget: usize) -> usize {
-        let Some(state) = self.state() else { return 0 };
-        let Some(node) = state.node(state.node_of_cpu(pin.cpu())) else { return 0 };
+        let Some(ready) = self.ready() else { return 0 };
+        let Some(node) = ready.state.node(ready.state.node_of_cpu(pin.cpu())) else { return 0 };
         let room = node.zeroed.target.saturating_sub(node.zeroed.count());
         let wanted = room.min(budget as u64);
-        (0..wanted).take_while(|_| self.add_zeroed(state, node)).count()
+        (0..wanted).take_while(|_| ready.add_zeroed(node)).count()
     }
 
+    /// Returns the frames of a node's pool to the bitmaps, for every request. Returns the number of
+    /// frames. Allocations short of memory drain the pool by themselves.
+    ///
+    /// Bound: a check of each slot of the pool, and a compare-and-swap for up to 16 frames.
+    pub fn drain_zeroed(&self, node: NodeId) -> u64 {
+        let Some(ready) = self.ready() else { return 0 };
+        ready.state.node(node).map_or(0, |node| ready.spill_zeroed(node))
+    }
+}
+
+impl<P: Platform> Ready<'_, P> {
     /// Moves a frame into the pool. Returns false if the move is impossible or unwise.
-    fn add_zeroed(&self, state: &AllocatorState, node: &Node) -> bool {
-        if self.waiters.any() {
+    fn add_zeroed(self, node: &Node) -> bool {
+        if self.frames.waiters.any() {
             return false;
         }
         let moving = node.zeroed.moving();
-        let Some((number, region)) = self.spare_frame(state, node) else { return false };
-        state.account_shared(region, -1);
-        self.faults.zero_for_pool(|| self.zero(number.frame(), Order::FRAME.bytes()));
+        let Some((number, region)) = self.spare_frame(node) else { return false };
+        self.state.account_shared(region, -1);
+        self.frames.faults.zero_for_pool(|| self.frames.zero(number.frame(), Order::FRAME.bytes()));
         let pushed = node.zeroed.push(number);
         match pushed {
             Pushed::Kept => {}
@@ -57,38 +68,27 @@ impl<P: Platform> Frames<P> {
                 // The frame cannot be free already: the context has just taken the frame.
                 let freed = region.free(number, Order::FRAME);
                 debug_assert!(freed.is_ok(), "{freed:?}");
-                state.account_shared(region, 1);
-                state.sweep(region);
+                self.state.account_shared(region, 1);
+                self.state.sweep(region);
             }
         }
         drop(moving);
         // A waiter since then has missed the frame in transit.
-        self.waiters.note();
+        self.frames.waiters.note();
         pushed == Pushed::Kept
     }
 
     /// A frame of a zone cached by magazines, too, with plenty of frames.
-    fn spare_frame(&self, state: &AllocatorState, node: &Node) -> Option<(FrameNumber, &'static Region)> {
+    fn spare_frame(self, node: &Node) -> Option<(FrameNumber, &'static Region)> {
         let mut spare = Zone::ALL.into_iter().rev().filter_map(|zone| {
             let node_zone = &node.zones[zone.index()];
             let least = node_zone.watermarks.low.max(4 * node.zeroed.target);
-            (node_zone.cached && state.free_now(node, zone) > least as i64).then_some(node_zone)
+            (node_zone.cached && self.state.free_now(node, zone) > least as i64).then_some(node_zone)
         });
         let (request, shape) = (FrameRequest::frame(), Shape::Aligned(Order::FRAME));
         spare.find_map(|zone| {
             let mut regions = zone.regions.descending();
-            regions.find_map(|region| {
-                Some((self.alloc_from_region(state, region, &request, shape).ok()?, region))
-            })
+            regions.find_map(|region| Some((self.alloc_from_region(region, &request, shape).ok()?, region)))
         })
-    }
-
-    /// Returns the frames of a node's pool to the bitmaps, for every request. Returns the number of
-    /// frames. Allocations short of memory drain the pool by themselves.
-    ///
-    /// Bound: a check of each slot of the pool, and a compare-and-swap for up to 16 frames.
-    pub fn drain_zeroed(&self, node: NodeId) -> u64 {
-        let Some(state) = self.state() else { return 0 };
-        state.node(node).map_or(0, |node| self.spill_zeroed(state, node))
     }
 }

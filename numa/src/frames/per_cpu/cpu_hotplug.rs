@@ -45,14 +45,14 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn cpu_offline(&self, pin: &CpuPin) -> Drained {
-        let (Some(state), Some(magazine)) = (self.state(), self.magazines.get(pin.cpu())) else {
+        let (Some(ready), Some(magazine)) = (self.ready(), self.magazines.get(pin.cpu())) else {
             return Drained::Everything;
         };
         let Some(guard) = magazine.enter() else {
             magazine.request_drain();
             return Drained::Later;
         };
-        self.flush_all(state, &guard);
+        ready.flush_all(&guard);
         self.magazines.remove(pin.cpu());
         // Never opened again, except by `cpu_online`.
         guard.close();
@@ -76,12 +76,12 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn drain(&self, pin: &CpuPin) -> Drained {
-        let (Some(state), Some(magazine)) = (self.state(), self.magazines.get(pin.cpu())) else {
+        let (Some(ready), Some(magazine)) = (self.ready(), self.magazines.get(pin.cpu())) else {
             return Drained::Everything;
         };
         match magazine.enter() {
             Some(guard) => {
-                self.flush_all(state, &guard);
+                ready.flush_all(&guard);
                 Drained::Everything
             }
             None => {
@@ -104,13 +104,10 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub fn trim(&self, pin: &CpuPin) {
-        if let (Some(state), Some(magazine)) = (self.state(), self.magazines.get(pin.cpu()))
+        if let (Some(ready), Some(magazine)) = (self.ready(), self.magazines.get(pin.cpu()))
             && let Some(guard) = magazine.enter()
         {
-            guard.trim(
-                |entry| self.flush(state, &guard, entry),
-                |place| self.flush_words(state, &guard, place),
-            );
+            guard.trim(|entry| ready.flush(&guard, entry), |place| ready.flush_words(&guard, place));
         }
     }
 

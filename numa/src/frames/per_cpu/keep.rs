@@ -2,33 +2,26 @@
 
 use topomem_percpu::{CpuPin, Order, Platform};
 
-use crate::frames::Frames;
 use crate::frames::magazine::Magazine;
 use crate::frames::magazine::entry::Entry;
 use crate::frames::magazine::guard::MagazineGuard;
 use crate::frames::magazine::held_words::{BlockHome, is_of_words, mask_of};
+use crate::frames::ready::Ready;
 use crate::frames::region::Region;
 use crate::frames::region::bitmap::{BITS, WORDS, ones};
 use crate::frames::region::free::FreeRejection;
 use crate::frames::region::word::Word;
-use crate::frames::state::AllocatorState;
 use crate::frames::types::FrameNumber;
 
-impl<P: Platform> Frames<P> {
+impl<P: Platform> Ready<'_, P> {
     /// Holds the rest of the block after a run of whole words was allocated on the shared path, if
     /// all of the rest is free, as after a block was broken up for the run. So CPUs do not share
     /// blocks while there are whole blocks.
     ///
     /// Bound: two claims of words of the block.
-    pub(in crate::frames) fn keep_rest_of_block(
-        &self,
-        state: &AllocatorState,
-        pin: &CpuPin,
-        number: FrameNumber,
-        order: Order,
-    ) {
-        let Some(region) = state.region_of(number) else { return };
-        let Some(guard) = self.magazines.get(pin.cpu()).and_then(Magazine::enter) else { return };
+    pub(in crate::frames) fn keep_rest_of_block(self, pin: &CpuPin, number: FrameNumber, order: Order) {
+        let Some(region) = self.state.region_of(number) else { return };
+        let Some(guard) = self.frames.magazines.get(pin.cpu()).and_then(Magazine::enter) else { return };
         let (block, start) = (region.block_of(number), number.bit_in_block());
         let (line, count) = (region.line(block), order.frames() as usize);
         let own = mask_of(order) << number.word().index_in_block();
@@ -41,7 +34,7 @@ impl<P: Platform> Frames<P> {
             (0..WORDS).all(is_free)
                 && home.state.load().is_inner_bitmap()
                 && !home.state.load().is_owned()
-                && self.may_keep_words(state, &guard, region, home.first)
+                && self.may_keep_words(&guard, region, home.first)
         }) else {
             return;
         };
@@ -55,7 +48,7 @@ impl<P: Platform> Frames<P> {
         }
         let mut kept = 0;
         for word in (0..WORDS).filter(|word| claimed >> word & 1 != 0) {
-            if !self.withhold_retired_word(state, region, block, word, u64::MAX) {
+            if !self.withhold_retired_word(region, block, word, u64::MAX) {
                 kept |= 1 << word;
             }
         }
@@ -63,33 +56,26 @@ impl<P: Platform> Frames<P> {
             return if claimed == 0 { transit.cancel() } else { drop(transit) };
         }
         let frames = guard.refilled_words(place, home, kept);
-        state.account(&guard, region, -(frames as i64));
+        self.state.account(&guard, region, -(frames as i64));
         drop(transit);
     }
 
     /// Returns true if words of the block that begins at `first` may stay with this CPU: memory is
     /// not scarce.
-    fn may_keep_words(
-        &self,
-        state: &AllocatorState,
-        guard: &MagazineGuard,
-        region: &Region,
-        first: FrameNumber,
-    ) -> bool {
-        let zone = state.zone_of(region);
+    fn may_keep_words(self, guard: &MagazineGuard, region: &Region, first: FrameNumber) -> bool {
+        let zone = self.state.zone_of(region);
         guard.is_near(region)
             && !guard.is_checked()
             && zone.free() >= zone.watermarks.low as i64
             && !guard.wants_attention()
-            && !self.waiters.any()
+            && !self.frames.waiters.any()
             && !region.retired.touch_block_of(first)
     }
 
     /// Keeps a freed run below order 9 in the magazine. Returns false if it is to go to the bitmap,
     /// which also finds the errors of the free.
     pub(in crate::frames) fn keep_run(
-        &self,
-        state: &AllocatorState,
+        self,
         guard: &MagazineGuard,
         region: &'static Region,
         number: FrameNumber,
@@ -97,17 +83,16 @@ impl<P: Platform> Frames<P> {
     ) -> Result<bool, FreeRejection> {
         if is_of_words(order) {
             let may = self.may_gather(guard, region, number);
-            return Ok(may && self.keep_words(state, guard, region, number, order));
+            return Ok(may && self.keep_words(guard, region, number, order));
         }
         let mask = ones(order.frames() as u32) << number.bit_in_word();
-        self.keep_bits(state, guard, region, Word { key: number.word(), mask })
+        self.keep_bits(guard, region, Word { key: number.word(), mask })
     }
 
     /// Keeps freed frames of one word in the magazine. Returns false if they are to go to the
     /// bitmap, which also finds the errors of the free.
     pub(in crate::frames) fn keep_bits(
-        &self,
-        state: &AllocatorState,
+        self,
         guard: &MagazineGuard,
         region: &'static Region,
         word: Word,
@@ -120,29 +105,22 @@ impl<P: Platform> Frames<P> {
         {
             return Ok(false);
         }
-        self.gather_in_word(state, guard, region, word)
+        self.gather_in_word(guard, region, word)
     }
 
     /// Returns true if freed frames that begin at `number` may stay with this CPU.
-    fn may_gather(&self, guard: &MagazineGuard, region: &Region, number: FrameNumber) -> bool {
-        guard.is_near(region) && !self.waiters.any() && !region.retired.touch_block_of(number)
+    fn may_gather(self, guard: &MagazineGuard, region: &Region, number: FrameNumber) -> bool {
+        guard.is_near(region) && !self.frames.waiters.any() && !region.retired.touch_block_of(number)
     }
 
-    fn keep_words(
-        &self,
-        state: &AllocatorState,
-        guard: &MagazineGuard,
-        region: &Region,
-        number: FrameNumber,
-        order: Order,
-    ) -> bool {
+    fn keep_words(self, guard: &MagazineGuard, region: &Region, number: FrameNumber, order: Order) -> bool {
         let first = number.block().first_frame();
         let keys = number.word().up_to((number + order.frames()).word());
         let Some(place) = guard.whole_words_of(first) else { return false };
         // Refused there; or a near word would take a frame held here, too.
         if place.is_of(first)
             || keys.clone().any(|key| guard.has_near(key.first_frame().frame()))
-            || !self.may_keep_words(state, guard, region, first)
+            || !self.may_keep_words(guard, region, first)
         {
             return false;
         }
@@ -152,7 +130,7 @@ impl<P: Platform> Frames<P> {
         if !is_inner || { keys }.any(|key| line.load(key.index_in_block()) != 0) {
             return false;
         }
-        self.flush_words(state, guard, place);
+        self.flush_words(guard, place);
         let mask = mask_of(order) << number.word().index_in_block();
         guard.hold_words(place, BlockHome { first, line, state: region.entry(block) }, mask);
         true
@@ -162,8 +140,7 @@ impl<P: Platform> Frames<P> {
     /// if they must go directly to the bitmap.
     #[inline(never)]
     pub(in crate::frames) fn gather_in_word(
-        &self,
-        state: &AllocatorState,
+        self,
         guard: &MagazineGuard,
         region: &'static Region,
         word: Word,
@@ -181,7 +158,7 @@ impl<P: Platform> Frames<P> {
             return Err(FreeRejection::DoubleFree(Word { key: word.key, mask: free }.first()));
         }
         let home = region.home_of(index, at);
-        let evict = |entry: &Entry| self.flush(state, guard, entry);
+        let evict = |entry: &Entry| self.flush(guard, entry);
         if guard.is_near(region) {
             guard.hold(word, home, evict);
         } else {

@@ -2,22 +2,21 @@
 
 use topomem_percpu::{CpuPin, Order, Platform};
 
-use crate::frames::Frames;
 use crate::frames::magazine::Checked;
 use crate::frames::magazine::entry::Entry;
 use crate::frames::magazine::guard::MagazineGuard;
 use crate::frames::magazine::held_words::is_of_words;
 use crate::frames::node::Node;
+use crate::frames::ready::Ready;
 use crate::frames::region::transit::Transit;
 use crate::frames::region::word::Word;
 use crate::frames::state::AllocatorState;
 use crate::frames::types::{FrameNumber, FrameRequest, Zone};
 
-impl<P: Platform> Frames<P> {
+impl<P: Platform> Ready<'_, P> {
     /// Takes a run below order 9 from the CPU's magazine, refilling the magazine if it is empty.
     pub(in crate::frames) fn alloc_from_magazine(
-        &self,
-        state: &AllocatorState,
+        self,
         pin: &CpuPin,
         request: &FrameRequest,
     ) -> Option<FrameNumber> {
@@ -25,16 +24,16 @@ impl<P: Platform> Frames<P> {
         if !request.plain || order >= Order::HUGE {
             return None;
         }
-        if is_of_words(order) && state.checked == Checked::EveryUse {
+        if is_of_words(order) && self.state.checked == Checked::EveryUse {
             return None;
         }
-        let magazine = self.magazines.get(pin.cpu())?;
+        let magazine = self.frames.magazines.get(pin.cpu())?;
         let Some(guard) = magazine.enter() else {
             magazine.count_nested();
             return None;
         };
         if guard.wants_attention() {
-            self.flush_all(state, &guard);
+            self.flush_all(&guard);
         }
         let taken = match order {
             Order::FRAME => guard.take_any(),
@@ -45,43 +44,38 @@ impl<P: Platform> Frames<P> {
             return Some(FrameNumber::of(taken));
         }
         // While a context waits for memory, magazines keep no free frames.
-        if self.waiters.any() || is_of_words(order) {
+        if self.frames.waiters.any() || is_of_words(order) {
             None
         } else {
-            self.refill_from_own_block(state, &guard, request)
+            self.refill_from_own_block(&guard, request)
         }
     }
 
     /// Fills the magazine with a word of the CPU's own block, and takes a run below order 6 from
     /// it.
-    fn refill_from_own_block(
-        &self,
-        state: &AllocatorState,
-        guard: &MagazineGuard,
-        request: &FrameRequest,
-    ) -> Option<FrameNumber> {
+    fn refill_from_own_block(self, guard: &MagazineGuard, request: &FrameRequest) -> Option<FrameNumber> {
         let order = request.order;
         guard.count_miss();
-        let node = state.node(guard.node)?;
+        let node = self.state.node(guard.node)?;
         loop {
-            let Some((region, block)) = guard.block().and_then(|first| state.block_at(first)) else {
-                self.change_own_block(state, guard, node, request)?;
+            let Some((region, block)) = guard.block().and_then(|first| self.state.block_at(first)) else {
+                self.change_own_block(guard, node, request)?;
                 continue;
             };
             let mut refilled = false;
-            if state.may_refill(guard.node, region.zone) {
+            if self.state.may_refill(guard.node, region.zone) {
                 let transit = guard.transit(region);
-                let claimed = self.faults.claim_word(region, block, order);
+                let claimed = self.frames.faults.claim_word(region, block, order);
                 if claimed.is_none() {
                     transit.cancel();
-                } else if let Some((word, mask)) = claimed
-                    .filter(|&(word, mask)| !self.withhold_retired_word(state, region, block, word, mask))
+                } else if let Some((word, mask)) =
+                    claimed.filter(|&(word, mask)| !self.withhold_retired_word(region, block, word, mask))
                 {
                     let key = region.number_of(block).first_word() + word as u64;
                     let word_of_block = Word { key, mask };
-                    let evict = |entry: &Entry| self.flush(state, guard, entry);
+                    let evict = |entry: &Entry| self.flush(guard, entry);
                     guard.hold(word_of_block, region.home_of(block, word), evict);
-                    state.account(guard, region, -i64::from(mask.count_ones()));
+                    self.state.account(guard, region, -i64::from(mask.count_ones()));
                     guard.refilled(word_of_block);
                     drop(transit);
                     let taken = match order {
@@ -98,27 +92,21 @@ impl<P: Platform> Frames<P> {
             // There is no such run, or its zone is down to the reserve: another block, or another
             // zone.
             if !refilled {
-                self.change_own_block(state, guard, node, request)?;
+                self.change_own_block(guard, node, request)?;
             }
         }
     }
 
     /// Makes the magazine own another block, with a run of the request's order. Returns `None` if
     /// there is none. For a single frame the old block is given up first, as it is empty.
-    fn change_own_block(
-        &self,
-        state: &AllocatorState,
-        guard: &MagazineGuard,
-        node: &Node,
-        request: &FrameRequest,
-    ) -> Option<()> {
-        let old = || guard.block().and_then(|first| state.block_at(first));
-        let give_up = |(region, block)| self.disown_block(state, guard, region, block);
+    fn change_own_block(self, guard: &MagazineGuard, node: &Node, request: &FrameRequest) -> Option<()> {
+        let old = || guard.block().and_then(|first| self.state.block_at(first));
+        let give_up = |(region, block)| self.disown_block(guard, region, block);
         if request.order == Order::FRAME {
             old().into_iter().for_each(give_up);
         }
         // Until the magazine records the block, a request for a whole block finds it nowhere.
-        let (first, transit) = own_block(state, guard, node, request)?;
+        let (first, transit) = own_block(self.state, guard, node, request)?;
         old().into_iter().for_each(give_up);
         guard.set_block(Some(first));
         drop(transit);

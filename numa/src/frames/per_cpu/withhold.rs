@@ -2,17 +2,15 @@
 
 use topomem_percpu::Platform;
 
-use crate::frames::Frames;
+use crate::frames::ready::Ready;
 use crate::frames::region::{BlockIndex, Region, SearchError};
-use crate::frames::state::AllocatorState;
 use crate::frames::types::FrameNumber;
 
-impl<P: Platform> Frames<P> {
+impl<P: Platform> Ready<'_, P> {
     /// Releases a claimed run with pending frames, except the pending frames. Returns true if the run was released.
     #[cold]
     pub(in crate::frames) fn withhold_retired(
-        &self,
-        state: &AllocatorState,
+        self,
         region: &Region,
         taken: Result<FrameNumber, SearchError>,
         count: u64,
@@ -21,8 +19,8 @@ impl<P: Platform> Frames<P> {
         if kept == 0 {
             return false;
         }
-        state.account_shared(region, -(kept as i64));
-        self.waiters.note();
+        self.state.account_shared(region, -(kept as i64));
+        self.frames.waiters.note();
         true
     }
 
@@ -30,8 +28,7 @@ impl<P: Platform> Frames<P> {
     /// released. A magazine with the word would take a retired frame again without a check.
     #[inline]
     pub(in crate::frames) fn withhold_retired_word(
-        &self,
-        state: &AllocatorState,
+        self,
         region: &Region,
         block: BlockIndex,
         word: usize,
@@ -41,8 +38,8 @@ impl<P: Platform> Frames<P> {
             return false;
         }
         let kept = region.return_word(block, word, bits);
-        state.account_shared(region, -(kept as i64));
-        self.waiters.note();
+        self.state.account_shared(region, -(kept as i64));
+        self.frames.waiters.note();
         true
     }
 }
