@@ -1,21 +1,13 @@
 //! `cargo xtask test`: every test there is.
 
-mod bench_step;
-mod beside;
-mod cargo_step;
 mod commands;
-#[cfg(test)]
-mod coverage;
 mod failures;
 #[cfg(test)]
-mod guide;
-mod machine_step;
-mod memory;
+mod pages;
 mod programs;
-mod stepped;
+mod runners;
 mod steps;
 mod tally;
-mod tier_step;
 
 use std::time::{Duration, Instant};
 
@@ -27,6 +19,7 @@ use crate::tools;
 
 use failures::Failure;
 use programs::Programs;
+use runners::{bench, beside, cargo, machine, tier};
 use steps::{Step, Work};
 use tally::Tally;
 
@@ -169,16 +162,16 @@ fn run(step: &Step, programs: &mut Programs) -> Outcome {
         return Outcome::skipped(obstacle);
     }
     let outcome = match &step.work {
-        Work::Cargo(command) => cargo_step::run(command, &mut Screen::open()),
+        Work::Cargo(command) => cargo::run(command, &mut Screen::open()),
         Work::Machine(run) => {
-            programs.kernel(Variant::of(&run.scenario)).and_then(|kernel| machine_step::boot(run, kernel))
+            programs.kernel(Variant::of(&run.scenario)).and_then(|kernel| machine::boot(run, kernel))
         }
-        Work::Counts => bench_step::frames(),
-        Work::Preload => bench_step::preload(),
-        Work::Tier(tier) => tier_step::run(*tier),
-        Work::ShootdownCounts => programs.kernel(Variant::Plain).and_then(bench_step::shootdown),
-        Work::VmCounts => programs.kernel(Variant::Plain).and_then(bench_step::vm),
-        Work::Sim(run) => programs.simulation().and_then(|program| machine_step::simulate(run, program)),
+        Work::Counts => bench::frames(),
+        Work::Preload => bench::preload(),
+        Work::Tier(tier) => tier::run(*tier),
+        Work::ShootdownCounts => programs.kernel(Variant::Plain).and_then(bench::shootdown),
+        Work::VmCounts => programs.kernel(Variant::Plain).and_then(bench::vm),
+        Work::Sim(run) => programs.simulation().and_then(|program| machine::simulate(run, program)),
     };
     Outcome::of(outcome)
 }

@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 
 /// What lines like `stepped frees: 2 operations, …` say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stepped {
+pub(in crate::test) struct Stepped {
     operations: u64,
     combinations: u64,
     everywhere: u64,
@@ -15,7 +15,7 @@ pub(super) struct Stepped {
 
 impl Stepped {
     /// What one line says.
-    pub(super) fn parse(line: &str) -> Option<Self> {
+    pub(in crate::test) fn parse(line: &str) -> Option<Self> {
         let (_, counts) = line.strip_prefix("stepped ")?.rsplit_once(": ")?;
         let numbers: Vec<u64> = counts
             .split(|character: char| !character.is_ascii_digit())

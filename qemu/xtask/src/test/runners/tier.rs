@@ -1,8 +1,8 @@
 //! A step that boots the second kernel.
 
-use super::Outcome;
-use super::tally::Tally;
 use crate::error::Error;
+use crate::test::Outcome;
+use crate::test::tally::Tally;
 use crate::tiers::{self, Tier};
 
 /// How much of its boot stack the kernel may use with a tier, in bytes: what most kernels have is 16 KiB, and interrupts
@@ -19,7 +19,7 @@ const fn boot_stack(tier: Tier) -> usize {
 const OF_BOOT_STACK: &str = " bytes of the boot stack were used";
 
 /// It passes if the kernel ends with success, and has used no more of its boot stack than it may.
-pub(super) fn run(tier: Tier) -> Result<Outcome, Error> {
+pub(in crate::test) fn run(tier: Tier) -> Result<Outcome, Error> {
     let (mut output, objection) = tiers::run(tier)?;
     Ok(match objection.or_else(|| stack_objection(boot_stack(tier), &output)) {
         None => {

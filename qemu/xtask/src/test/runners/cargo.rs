@@ -5,13 +5,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use super::commands::{CargoCommand, Load};
+use super::memory;
 use super::stepped::Stepped;
-use super::tally::Tally;
-use super::{Outcome, memory};
 use crate::error::Error;
 use crate::report::Screen;
 use crate::shell;
+use crate::test::Outcome;
+use crate::test::commands::{CargoCommand, Load};
+use crate::test::tally::Tally;
 
 /// A step that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -19,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 const LIMIT_BESIDE: Duration = Duration::from_secs(30 * 60);
 
 /// Runs the command and adds up the results of the test programs that it runs.
-pub(super) fn run(step: &CargoCommand, screen: &mut Screen) -> Result<Outcome, Error> {
+pub(in crate::test) fn run(step: &CargoCommand, screen: &mut Screen) -> Result<Outcome, Error> {
     let mut command = step.command();
     let typed = shell::typed(&command);
     screen.line(&format!("    {typed}"));

@@ -1,30 +1,30 @@
 //! Steps whose work tells what failed: counts that are compared with their bounds, each a test, and programs that
 //! run on the heap, each a test.
 
-use super::Outcome;
-use super::tally::Tally;
 use crate::bench;
 use crate::error::Error;
 use crate::machines::kernel::Kernel;
 use crate::preload;
+use crate::test::Outcome;
+use crate::test::tally::Tally;
 
 /// The frame allocator's.
-pub(super) fn frames() -> Result<Outcome, Error> {
+pub(in crate::test) fn frames() -> Result<Outcome, Error> {
     bench::counts_failures().map(outcome)
 }
 
 /// Those of changes of mappings.
-pub(super) fn shootdown(kernel: &Kernel) -> Result<Outcome, Error> {
+pub(in crate::test) fn shootdown(kernel: &Kernel) -> Result<Outcome, Error> {
     bench::shootdown_counts_failures(kernel).map(outcome)
 }
 
 /// Those of programs' memory.
-pub(super) fn vm(kernel: &Kernel) -> Result<Outcome, Error> {
+pub(in crate::test) fn vm(kernel: &Kernel) -> Result<Outcome, Error> {
     bench::vm_counts_failures(kernel).map(outcome)
 }
 
 /// Runs of the host's programs on the heap.
-pub(super) fn preload() -> Result<Outcome, Error> {
+pub(in crate::test) fn preload() -> Result<Outcome, Error> {
     preload::failures().map(outcome)
 }
 

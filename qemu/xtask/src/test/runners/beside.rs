@@ -5,22 +5,23 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::commands::CargoCommand;
-use super::steps::Step;
-use super::{Outcome, cargo_step};
+use super::cargo;
 use crate::report::Screen;
+use crate::test::Outcome;
+use crate::test::commands::CargoCommand;
+use crate::test::steps::Step;
 
 /// A step that has ended.
-pub(super) struct Ended<'a> {
-    pub(super) step: &'a Step,
-    pub(super) outcome: Outcome,
+pub(in crate::test) struct Ended<'a> {
+    pub(in crate::test) step: &'a Step,
+    pub(in crate::test) outcome: Outcome,
     /// What the step showed.
-    pub(super) lines: Vec<String>,
-    pub(super) took: Duration,
+    pub(in crate::test) lines: Vec<String>,
+    pub(in crate::test) took: Duration,
 }
 
 /// Runs `steps`, as many at a time as there are CPUs, and gives each to `ended` when it has ended.
-pub(super) fn run<'a>(steps: &[(&'a Step, &'a CargoCommand)], ended: impl FnMut(Ended<'a>)) {
+pub(in crate::test) fn run<'a>(steps: &[(&'a Step, &'a CargoCommand)], ended: impl FnMut(Ended<'a>)) {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let left = Mutex::new(steps.iter());
     let (sender, results) = mpsc::channel();
@@ -40,7 +41,7 @@ fn work<'a: 's, 's>(next: impl Fn() -> Option<&'s (&'a Step, &'a CargoCommand)>,
     while let Some(&(step, command)) = next() {
         let start = Instant::now();
         let mut screen = Screen::capturing(format!("{}: ", step.name));
-        let outcome = Outcome::of(cargo_step::run(command, &mut screen));
+        let outcome = Outcome::of(cargo::run(command, &mut screen));
         let ended = Ended { step, outcome, lines: screen.into_lines(), took: start.elapsed() };
         if sender.send(ended).is_err() {
             return;

@@ -1,27 +1,27 @@
 //! A step that is a run of a scenario: of the kernel under QEMU, or simulated.
 
-use super::Outcome;
+use crate::test::Outcome;
 use std::path::Path;
 
-use super::steps::{Expected, MachineRun};
-use super::tally::Tally;
 use crate::error::Error;
 use crate::machines::kernel::Kernel;
 use crate::machines::matrix::{outcome_line, run_one};
 use crate::machines::sim;
 use crate::report::{self, Finished, Screen};
+use crate::test::steps::{Expected, MachineRun};
+use crate::test::tally::Tally;
 use crate::topology::{self, TopologySpec};
 use crate::workspace;
 
 /// Boots the kernel on the machine; it passes if the run ends as expected.
-pub(super) fn boot(step: &MachineRun, kernel: &Kernel) -> Result<Outcome, Error> {
+pub(in crate::test) fn boot(step: &MachineRun, kernel: &Kernel) -> Result<Outcome, Error> {
     let spec = topology::load(workspace::root(), step.topology.as_ref())?;
     let (finished, output) = run_one(kernel, &spec, &step.scenario, step.emulation)?;
     Ok(judge(step, &spec, &finished, output))
 }
 
 /// Simulates the machine; it passes if the run ends as expected.
-pub(super) fn simulate(step: &MachineRun, program: &Path) -> Result<Outcome, Error> {
+pub(in crate::test) fn simulate(step: &MachineRun, program: &Path) -> Result<Outcome, Error> {
     let spec = topology::load(workspace::root(), step.topology.as_ref())?;
     let mut screen = Screen::capturing(format!("{:<18}", spec.name));
     let finished = sim::run(program, &spec, &step.scenario, &mut screen)?;

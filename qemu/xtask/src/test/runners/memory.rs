@@ -9,7 +9,7 @@ const LIMIT: Resident = Resident(6 << 30);
 
 /// Bytes of memory that one program had at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Resident(u64);
+pub(in crate::test) struct Resident(u64);
 
 impl Resident {
     /// Returns the most that any ended descendant of this process had.
@@ -32,16 +32,16 @@ impl fmt::Display for Resident {
 }
 
 /// The most that a program had taken when a step began.
-pub(super) struct Before(Resident);
+pub(in crate::test) struct Before(Resident);
 
 impl Before {
     /// Reads the most that a program has taken so far.
-    pub(super) fn now() -> Before {
+    pub(in crate::test) fn now() -> Before {
         Before(Resident::most_of_descendants())
     }
 
     /// Returns an objection if a program that ended since took more than a host may be expected to have.
-    pub(super) fn objection(&self) -> Option<String> {
+    pub(in crate::test) fn objection(&self) -> Option<String> {
         self.objection_to(Resident::most_of_descendants(), LIMIT)
     }
 

@@ -1,0 +1,4 @@
+//! The project's pages, compared with its sources.
+
+mod coverage;
+mod guide;
