@@ -4,25 +4,15 @@
 
 use std::alloc::Layout;
 
-use topomem::region::{FaultAccess, MapRequest, MovedPages, PageFault, Placement};
+use topomem::region::{FaultAccess, MovedPages, PageFault};
 use topomem::sim::{Sim, SimService};
-use topomem::{CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, PendingWork, Policy};
-use topomem_numa::frames::NodeSet;
+use topomem::{CpuId, CpuPin, FrameRequest, Policy};
 
 mod space_support;
-use space_support::{Space, at};
+use space_support::nodes::{COUNT, FIRST, map, node, nodes, range};
+use space_support::{Space, at, finish};
 
 const NODES: usize = 130;
-const FIRST: u64 = 1013;
-const COUNT: u64 = 120;
-
-fn node(index: usize) -> NodeId {
-    NodeId::new(index).unwrap()
-}
-
-fn nodes<const N: usize>(indexes: [usize; N]) -> NodeSet {
-    indexes.into_iter().map(node).collect()
-}
 
 /// 130 nodes of 4 MiB, and four CPUs, one of them on the last node.
 fn booted() -> (&'static Sim, &'static SimService) {
@@ -33,15 +23,6 @@ fn booted() -> (&'static Sim, &'static SimService) {
 
 fn write(space: &Space, pin: &CpuPin, page: u64) {
     space.on_page_fault(pin, PageFault::new(at(page), FaultAccess::Write)).unwrap();
-}
-
-fn range() -> PageRange {
-    PageRange::new(at(FIRST), COUNT, PageSize::Size4KiB).unwrap()
-}
-
-fn map(space: &Space, pin: &CpuPin) {
-    let request = MapRequest::anonymous(COUNT << 12).placed(Placement::Fixed(at(FIRST)));
-    space.mmap(pin, &request).unwrap();
 }
 
 /// Returns the nodes that the region's pages are on, with their numbers.
@@ -55,14 +36,6 @@ fn spread(space: &Space, pin: &CpuPin) -> Vec<(usize, u64)> {
         assert!(spread.iter().any(|&(node, _)| node == found), "{found} in {spread:?}");
     }
     spread
-}
-
-fn finish(sim: &'static Sim, service: &'static SimService, pin: &CpuPin, space: Space, before: u64) {
-    drop(space);
-    while service.run_pending_work(pin) != PendingWork::Done {
-        sim.take_interrupts();
-    }
-    assert_eq!(service.frames().validate().unwrap().allocated, before, "frames leaked");
 }
 
 #[test]

@@ -4,23 +4,12 @@
 
 use topomem::region::{AssignError, FaultAccess, FaultError, MapRequest, MovedPages, PageFault, Placement};
 use topomem::sim::{Sim, SimService};
-use topomem::{CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, PendingWork, Policy};
+use topomem::{CpuId, CpuPin, FrameRequest, PageRange, PageSize, PendingWork, Policy};
 use topomem_numa::frames::NodeSet;
 
 mod space_support;
-use space_support::{Space, at};
-
-/// Not a multiple of any number of nodes.
-const FIRST: u64 = 1013;
-const COUNT: u64 = 120;
-
-fn node(index: usize) -> NodeId {
-    NodeId::new(index).unwrap()
-}
-
-fn nodes<const N: usize>(indexes: [usize; N]) -> NodeSet {
-    indexes.into_iter().map(node).collect()
-}
+use space_support::nodes::{COUNT, FIRST, map, node, nodes, range};
+use space_support::{Space, at, finish};
 
 fn booted() -> (&'static Sim, &'static SimService) {
     let sim = Sim::builder().nodes(4).cpus(4).memory(64 << 20).build().unwrap();
@@ -33,8 +22,7 @@ fn write(space: &Space, pin: &CpuPin, page: u64) -> Result<(), FaultError> {
 
 /// Makes a region of `COUNT` pages from `FIRST` on and writes all of them, the last first.
 fn filled(space: &Space, pin: &CpuPin) {
-    let request = MapRequest::anonymous(COUNT << 12).placed(Placement::Fixed(at(FIRST)));
-    space.mmap(pin, &request).unwrap();
+    map(space, pin);
     for page in (FIRST..FIRST + COUNT).rev() {
         write(space, pin, page).unwrap();
     }
@@ -47,18 +35,6 @@ fn spread(space: &Space, pin: &CpuPin) -> [u64; 4] {
         counts[space.node_of_page(pin, at(page)).unwrap().index()] += 1;
     }
     counts
-}
-
-fn range() -> PageRange {
-    PageRange::new(at(FIRST), COUNT, PageSize::Size4KiB).unwrap()
-}
-
-fn finish(sim: &'static Sim, service: &'static SimService, pin: &CpuPin, space: Space, before: u64) {
-    drop(space);
-    while service.run_pending_work(pin) != PendingWork::Done {
-        sim.take_interrupts();
-    }
-    assert_eq!(service.frames().validate().unwrap().allocated, before, "frames leaked");
 }
 
 #[test]

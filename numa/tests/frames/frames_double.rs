@@ -5,17 +5,12 @@
 
 mod frames_support;
 
-use frames_support::{Host, MIB, Machine, cpu, frame, number, online, pin};
+use frames_support::{Host, MIB, Machine, cpu, frame, free, number, online, pin};
 use topomem_numa::frames::{DoubleFrees, FrameRequest, Frames, FramesConfig, FreeError};
 use topomem_percpu::{Order, PhysFrame};
 
 const ONE: FrameRequest = FrameRequest::frame();
 const HUGE: FrameRequest = FrameRequest::order(Order::HUGE);
-
-fn free(frames: &Frames<Host>, on: usize, first: PhysFrame, order: Order) -> Result<(), FreeError> {
-    // SAFETY: nobody uses the arena.
-    unsafe { frames.free(&pin(on), first, order) }
-}
 
 fn free_run(frames: &Frames<Host>, first: PhysFrame, count: u64) -> Result<(), FreeError> {
     // SAFETY: nobody uses the arena.

@@ -6,20 +6,16 @@
 
 mod frames_support;
 
-use frames_support::{Host, MIB, Machine, cpu, online, pin};
+use frames_support::{Host, MIB, Machine, cpu, node, online, pin};
+use topomem_numa::MAX_NODES;
 use topomem_numa::frames::{
     AllocError, FrameRequest, Frames, FramesConfig, InvalidRequest, NodeSet, Policy, Watermarks,
 };
-use topomem_numa::{MAX_NODES, NodeId};
 use topomem_percpu::{Order, PhysFrame};
 
 /// The frames of each node.
 const FRAMES: usize = 512;
 const MANY: usize = 320;
-
-fn node(index: usize) -> NodeId {
-    NodeId::new(index).unwrap()
-}
 
 fn set(indexes: &[usize]) -> NodeSet {
     indexes.iter().copied().map(node).collect()

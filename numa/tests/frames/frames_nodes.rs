@@ -7,14 +7,9 @@
 
 mod frames_support;
 
-use frames_support::{Host, MIB, Machine, cpu, online, pin};
-use topomem_numa::NodeId;
+use frames_support::{Host, MIB, Machine, cpu, node, online, pin};
 use topomem_numa::frames::{Drained, FrameRequest, Frames, FramesConfig, NodeSet, Policy, Zone};
 use topomem_percpu::{Order, PhysAddr, PhysFrame};
-
-fn node(index: usize) -> NodeId {
-    NodeId::new(index).unwrap()
-}
 
 fn free(frames: &Frames<Host>, index: usize, first: PhysFrame, order: Order) {
     // SAFETY: nobody uses the arena.

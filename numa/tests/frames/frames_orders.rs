@@ -4,7 +4,7 @@
 
 mod frames_support;
 
-use frames_support::{Host, Machine, cpu, frame, number, online, pin};
+use frames_support::{Host, Machine, cpu, frame, free, number, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, FreeError, Zone};
 use topomem_percpu::{Order, PhysFrame};
@@ -26,11 +26,6 @@ fn orders() -> impl Iterator<Item = Order> {
 
 fn alloc(frames: &Frames<Host>, cpu: usize, order: Order) -> Result<PhysFrame, AllocError> {
     frames.alloc(&pin(cpu), &FrameRequest::order(order))
-}
-
-fn free(frames: &Frames<Host>, cpu: usize, first: PhysFrame, order: Order) -> Result<(), FreeError> {
-    // SAFETY: nobody uses the arena; double frees are what must be refused.
-    unsafe { frames.free(&pin(cpu), first, order) }
 }
 
 /// A burst of runs, which are disjoint and aligned; then they are freed.

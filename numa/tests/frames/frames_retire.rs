@@ -8,7 +8,7 @@ mod frames_support;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use frames_support::{Host, MIB, Machine, frame, number, online, pin};
+use frames_support::{Host, MIB, Machine, frame, free, number, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
     AllocError, FrameRequest, Frames, FramesConfig, FreeError, RetireError, Retired, Retirement,
@@ -17,11 +17,6 @@ use topomem_percpu::{Order, PhysFrame};
 
 fn order(order: u8) -> Order {
     Order::new(order).unwrap()
-}
-
-fn free(frames: &Frames<Host>, cpu: usize, first: PhysFrame, order: Order) -> Result<(), FreeError> {
-    // SAFETY: nobody uses the arena.
-    unsafe { frames.free(&pin(cpu), first, order) }
 }
 
 fn alloc(frames: &Frames<Host>, cpu: usize, order: Order) -> Option<PhysFrame> {

@@ -9,8 +9,7 @@ use core::future::Future;
 use core::pin::pin as pinned;
 use core::task::{Context, Poll, Waker};
 
-use frames_support::{Host, MIB, Machine, cpu, frame, number, online, pin};
-use topomem_numa::NodeId;
+use frames_support::{Host, MIB, Machine, cpu, frame, free, node, number, online, pin};
 use topomem_numa::frames::{
     AllocError, Corruption, DoubleFrees, Drained, FrameRequest, Frames, FramesConfig, FreeError, NodeSet,
     Policy, Watermarks, ZeroedFrames, ZeroedStats, Zeroing, Zone, ZoneWatermarks,
@@ -19,21 +18,12 @@ use topomem_percpu::{Order, PhysAddr, PhysFrame, Platform};
 
 const ZEROED: FrameRequest = FrameRequest::frame().zeroed();
 
-fn node(index: usize) -> NodeId {
-    NodeId::new(index).unwrap()
-}
-
 fn config(target: u16) -> FramesConfig {
     FramesConfig { zeroed: ZeroedFrames::Frames(target), ..FramesConfig::without_reserve() }
 }
 
 fn stats(frames: &Frames<Host>, of: usize) -> ZeroedStats {
     frames.stats(node(of)).unwrap().zeroed
-}
-
-fn free(frames: &Frames<Host>, on: usize, first: PhysFrame, order: Order) -> Result<(), FreeError> {
-    // SAFETY: nobody uses the arena.
-    unsafe { frames.free(&pin(on), first, order) }
 }
 
 fn take_all(frames: &Frames<Host>, request: &FrameRequest) -> Vec<PhysFrame> {

@@ -7,8 +7,7 @@
 #[path = "../frames/frames_support/mod.rs"]
 mod frames_support;
 
-use frames_support::{Host, MIB, Machine, cpu, online, pin};
-use topomem_numa::NodeId;
+use frames_support::{Host, MIB, Machine, cpu, node, online, pin};
 use topomem_numa::frames::{
     AllocError, FrameRequest, Frames, FramesConfig, NodeSet, Policy, Pressure, Watermarks, ZeroedFrames,
     ZoneWatermarks,
@@ -16,10 +15,6 @@ use topomem_numa::frames::{
 use topomem_percpu::{CpuSet, Order, PhysFrame};
 
 const MARKS: Watermarks = Watermarks { min: 100, low: 200, high: 300 };
-
-fn node(index: usize) -> NodeId {
-    NodeId::new(index).unwrap()
-}
 
 fn config() -> FramesConfig {
     FramesConfig {

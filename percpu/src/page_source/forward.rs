@@ -44,174 +44,91 @@ macro_rules! forward_page_source {
     };
 }
 
-/// Defines a method of [`forward_page_source`].
+/// Defines a method of [`forward_page_source`] by its name.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __forward_page_source_method {
-    (allocate $this:ident $source:expr) => {
-        fn allocate(
-            &self,
-            pin: &$crate::CpuPin,
-            node: $crate::NodeId,
-            order: $crate::Order,
-        ) -> Result<core::ptr::NonNull<u8>, $crate::OutOfMemory> {
+    (allocate $($to:tt)+) => { $crate::__forward_safe! { $($to)+;
+        allocate(pin: &$crate::CpuPin, node: $crate::NodeId, order: $crate::Order)
+            -> Result<core::ptr::NonNull<u8>, $crate::OutOfMemory>
+    } };
+    (free $($to:tt)+) => { $crate::__forward_unsafe! { $($to)+;
+        free(pin: &$crate::CpuPin, run: core::ptr::NonNull<u8>, order: $crate::Order) -> ()
+    } };
+    (allocate_run $($to:tt)+) => { $crate::__forward_safe! { $($to)+;
+        allocate_run(pin: &$crate::CpuPin, node: $crate::NodeId, length: $crate::RunLength, align: $crate::Order)
+            -> Result<core::ptr::NonNull<u8>, $crate::OutOfMemory>
+    } };
+    (allocate_run_zeroed $($to:tt)+) => { $crate::__forward_safe! { $($to)+;
+        allocate_run_zeroed(pin: &$crate::CpuPin, node: $crate::NodeId, length: $crate::RunLength, align: $crate::Order)
+            -> Result<core::ptr::NonNull<u8>, $crate::OutOfMemory>
+    } };
+    (free_run $($to:tt)+) => { $crate::__forward_unsafe! { $($to)+;
+        free_run(pin: &$crate::CpuPin, run: core::ptr::NonNull<u8>, length: $crate::RunLength) -> ()
+    } };
+    (extend_run $($to:tt)+) => { $crate::__forward_unsafe! { $($to)+;
+        extend_run(pin: &$crate::CpuPin, run: core::ptr::NonNull<u8>, from: $crate::RunLength, to: $crate::RunLength)
+            -> Result<(), $crate::NotInPlace>
+    } };
+    (shrink_run $($to:tt)+) => { $crate::__forward_unsafe! { $($to)+;
+        shrink_run(pin: &$crate::CpuPin, run: core::ptr::NonNull<u8>, from: $crate::RunLength, to: $crate::RunLength)
+            -> Result<(), $crate::NotInPlace>
+    } };
+    (wants_range $($to:tt)+) => { $crate::__forward_safe! { $($to)+; wants_range(pages: u64) -> bool } };
+    (allocate_range $($to:tt)+) => { $crate::__forward_safe! { $($to)+;
+        allocate_range(pin: &$crate::CpuPin, node: $crate::NodeId, pages: u64, align: $crate::Order)
+            -> Result<core::ptr::NonNull<u8>, $crate::OutOfMemory>
+    } };
+    (allocate_range_zeroed $($to:tt)+) => { $crate::__forward_safe! { $($to)+;
+        allocate_range_zeroed(pin: &$crate::CpuPin, node: $crate::NodeId, pages: u64, align: $crate::Order)
+            -> Result<core::ptr::NonNull<u8>, $crate::OutOfMemory>
+    } };
+    (range_at $($to:tt)+) => { $crate::__forward_safe! { $($to)+;
+        range_at(pin: &$crate::CpuPin, memory: core::ptr::NonNull<u8>) -> Option<u64>
+    } };
+    (free_range $($to:tt)+) => { $crate::__forward_unsafe! { $($to)+;
+        free_range(pin: &$crate::CpuPin, range: core::ptr::NonNull<u8>) -> Result<(), $crate::NotInPlace>
+    } };
+    (resize_range $($to:tt)+) => { $crate::__forward_unsafe! { $($to)+;
+        resize_range(pin: &$crate::CpuPin, range: core::ptr::NonNull<u8>, pages: u64)
+            -> Result<core::ptr::NonNull<u8>, $crate::NotInPlace>
+    } };
+    (node_of_cpu $($to:tt)+) => { $crate::__forward_safe! { $($to)+;
+        node_of_cpu(cpu: $crate::CpuId) -> $crate::NodeId
+    } };
+    (node_with_memory $($to:tt)+) => { $crate::__forward_safe! { $($to)+;
+        node_with_memory(node: $crate::NodeId) -> Option<$crate::NodeId>
+    } };
+    (reports $($to:tt)+) => {
+        $crate::__forward_safe! { $($to)+; refused(invalid: $crate::InvalidFree) -> () }
+        $crate::__forward_hardening_report! { $($to)+ }
+        $crate::__forward_caller! { $($to)+ }
+    };
+}
+
+/// Defines a safe method as the method of the same name of the other source.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __forward_safe {
+    ($this:ident $source:expr; $name:ident($($parameter:ident: $type:ty),*) -> $result:ty) => {
+        fn $name(&self, $($parameter: $type),*) -> $result {
             let $this = self;
-            $crate::PageSource::allocate($source, pin, node, order)
+            $crate::PageSource::$name($source, $($parameter),*)
         }
     };
-    (free $this:ident $source:expr) => {
-        unsafe fn free(&self, pin: &$crate::CpuPin, run: core::ptr::NonNull<u8>, order: $crate::Order) {
+}
+
+/// Defines an unsafe method as the method of the same name of the other source.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __forward_unsafe {
+    ($this:ident $source:expr; $name:ident($($parameter:ident: $type:ty),*) -> $result:ty) => {
+        unsafe fn $name(&self, $($parameter: $type),*) -> $result {
             let $this = self;
             let source = $source;
             // SAFETY: the caller's promise is the same.
-            unsafe { $crate::PageSource::free(source, pin, run, order) };
+            unsafe { $crate::PageSource::$name(source, $($parameter),*) }
         }
-    };
-    (allocate_run $this:ident $source:expr) => {
-        fn allocate_run(
-            &self,
-            pin: &$crate::CpuPin,
-            node: $crate::NodeId,
-            length: $crate::RunLength,
-            align: $crate::Order,
-        ) -> Result<core::ptr::NonNull<u8>, $crate::OutOfMemory> {
-            let $this = self;
-            $crate::PageSource::allocate_run($source, pin, node, length, align)
-        }
-    };
-    (allocate_run_zeroed $this:ident $source:expr) => {
-        fn allocate_run_zeroed(
-            &self,
-            pin: &$crate::CpuPin,
-            node: $crate::NodeId,
-            length: $crate::RunLength,
-            align: $crate::Order,
-        ) -> Result<core::ptr::NonNull<u8>, $crate::OutOfMemory> {
-            let $this = self;
-            $crate::PageSource::allocate_run_zeroed($source, pin, node, length, align)
-        }
-    };
-    (free_run $this:ident $source:expr) => {
-        unsafe fn free_run(
-            &self,
-            pin: &$crate::CpuPin,
-            run: core::ptr::NonNull<u8>,
-            length: $crate::RunLength,
-        ) {
-            let $this = self;
-            let source = $source;
-            // SAFETY: the caller's promise is the same.
-            unsafe { $crate::PageSource::free_run(source, pin, run, length) };
-        }
-    };
-    (extend_run $this:ident $source:expr) => {
-        unsafe fn extend_run(
-            &self,
-            pin: &$crate::CpuPin,
-            run: core::ptr::NonNull<u8>,
-            from: $crate::RunLength,
-            to: $crate::RunLength,
-        ) -> Result<(), $crate::NotInPlace> {
-            let $this = self;
-            let source = $source;
-            // SAFETY: the caller's promise is the same.
-            unsafe { $crate::PageSource::extend_run(source, pin, run, from, to) }
-        }
-    };
-    (shrink_run $this:ident $source:expr) => {
-        unsafe fn shrink_run(
-            &self,
-            pin: &$crate::CpuPin,
-            run: core::ptr::NonNull<u8>,
-            from: $crate::RunLength,
-            to: $crate::RunLength,
-        ) -> Result<(), $crate::NotInPlace> {
-            let $this = self;
-            let source = $source;
-            // SAFETY: the caller's promise is the same.
-            unsafe { $crate::PageSource::shrink_run(source, pin, run, from, to) }
-        }
-    };
-    (wants_range $this:ident $source:expr) => {
-        fn wants_range(&self, pages: u64) -> bool {
-            let $this = self;
-            $crate::PageSource::wants_range($source, pages)
-        }
-    };
-    (allocate_range $this:ident $source:expr) => {
-        fn allocate_range(
-            &self,
-            pin: &$crate::CpuPin,
-            node: $crate::NodeId,
-            pages: u64,
-            align: $crate::Order,
-        ) -> Result<core::ptr::NonNull<u8>, $crate::OutOfMemory> {
-            let $this = self;
-            $crate::PageSource::allocate_range($source, pin, node, pages, align)
-        }
-    };
-    (allocate_range_zeroed $this:ident $source:expr) => {
-        fn allocate_range_zeroed(
-            &self,
-            pin: &$crate::CpuPin,
-            node: $crate::NodeId,
-            pages: u64,
-            align: $crate::Order,
-        ) -> Result<core::ptr::NonNull<u8>, $crate::OutOfMemory> {
-            let $this = self;
-            $crate::PageSource::allocate_range_zeroed($source, pin, node, pages, align)
-        }
-    };
-    (range_at $this:ident $source:expr) => {
-        fn range_at(&self, pin: &$crate::CpuPin, memory: core::ptr::NonNull<u8>) -> Option<u64> {
-            let $this = self;
-            $crate::PageSource::range_at($source, pin, memory)
-        }
-    };
-    (free_range $this:ident $source:expr) => {
-        unsafe fn free_range(
-            &self,
-            pin: &$crate::CpuPin,
-            range: core::ptr::NonNull<u8>,
-        ) -> Result<(), $crate::NotInPlace> {
-            let $this = self;
-            let source = $source;
-            // SAFETY: the caller's promise is the same.
-            unsafe { $crate::PageSource::free_range(source, pin, range) }
-        }
-    };
-    (resize_range $this:ident $source:expr) => {
-        unsafe fn resize_range(
-            &self,
-            pin: &$crate::CpuPin,
-            range: core::ptr::NonNull<u8>,
-            pages: u64,
-        ) -> Result<core::ptr::NonNull<u8>, $crate::NotInPlace> {
-            let $this = self;
-            let source = $source;
-            // SAFETY: the caller's promise is the same.
-            unsafe { $crate::PageSource::resize_range(source, pin, range, pages) }
-        }
-    };
-    (node_of_cpu $this:ident $source:expr) => {
-        fn node_of_cpu(&self, cpu: $crate::CpuId) -> $crate::NodeId {
-            let $this = self;
-            $crate::PageSource::node_of_cpu($source, cpu)
-        }
-    };
-    (node_with_memory $this:ident $source:expr) => {
-        fn node_with_memory(&self, node: $crate::NodeId) -> Option<$crate::NodeId> {
-            let $this = self;
-            $crate::PageSource::node_with_memory($source, node)
-        }
-    };
-    (reports $this:ident $source:expr) => {
-        fn refused(&self, invalid: $crate::InvalidFree) {
-            let $this = self;
-            $crate::PageSource::refused($source, invalid);
-        }
-        $crate::__forward_hardening_report! { $this $source }
-        $crate::__forward_caller! { $this $source }
     };
 }
 
@@ -220,11 +137,8 @@ macro_rules! __forward_page_source_method {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __forward_hardening_report {
-    ($this:ident $source:expr) => {
-        fn reported(&self, report: &$crate::Report) {
-            let $this = self;
-            $crate::PageSource::reported($source, report);
-        }
+    ($($to:tt)+) => {
+        $crate::__forward_safe! { $($to)+; reported(report: &$crate::Report) -> () }
     };
 }
 
@@ -233,7 +147,7 @@ macro_rules! __forward_hardening_report {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __forward_hardening_report {
-    ($this:ident $source:expr) => {};
+    ($($to:tt)+) => {};
 }
 
 /// Defines `caller`, a method with the feature `leak-tracking`.
@@ -241,11 +155,8 @@ macro_rules! __forward_hardening_report {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __forward_caller {
-    ($this:ident $source:expr) => {
-        fn caller(&self) -> Option<$crate::Caller> {
-            let $this = self;
-            $crate::PageSource::caller($source)
-        }
+    ($($to:tt)+) => {
+        $crate::__forward_safe! { $($to)+; caller() -> Option<$crate::Caller> }
     };
 }
 
@@ -254,7 +165,7 @@ macro_rules! __forward_caller {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __forward_caller {
-    ($this:ident $source:expr) => {};
+    ($($to:tt)+) => {};
 }
 
 // SAFETY: every method is the referenced source's own.

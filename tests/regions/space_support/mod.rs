@@ -1,6 +1,8 @@
 //! Spaces on a simulated machine, as tests use them.
 #![allow(dead_code, reason = "not each test program uses all of it")]
 
+pub(crate) mod nodes;
+
 use topomem::region::{FaultAccess, FaultError, PageFault, Resolved};
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{AddressSpace, CpuPin, PendingWork, VirtAddr};

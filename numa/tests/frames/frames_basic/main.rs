@@ -8,8 +8,7 @@ mod frames_support;
 mod placing;
 mod runs;
 
-use frames_support::{Host, MIB, Machine, frame, number, online, pin};
-use topomem_numa::NodeId;
+use frames_support::{Host, MIB, Machine, frame, node, number, online, pin};
 use topomem_numa::frames::{
     AllocError, FrameRequest, Frames, FramesConfig, FreeError, Obstacle, PerFrameTable, Pressure, Watermarks,
     Zone, ZoneWatermarks,
@@ -18,10 +17,6 @@ use topomem_percpu::{Order, PhysFrame};
 
 fn order(order: u8) -> Order {
     Order::new(order).unwrap()
-}
-
-fn node(index: usize) -> NodeId {
-    NodeId::new(index).unwrap()
 }
 
 fn free(frames: &Frames<Host>, first: PhysFrame, order: Order) -> Result<(), FreeError> {

@@ -5,9 +5,9 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-use topomem_numa::frames::{BootMemory, Frames, FramesConfig};
+use topomem_numa::frames::{BootMemory, Frames, FramesConfig, FreeError};
 use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
-use topomem_percpu::{CpuPin, PhysAddr, PhysFrame, Platform};
+use topomem_percpu::{CpuPin, Order, PhysAddr, PhysFrame, Platform};
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -64,6 +64,21 @@ unsafe impl Platform for Host {
         // SAFETY: inside the arena.
         unsafe { self.base.add(addr.as_u64() as usize) }
     }
+}
+
+pub(crate) fn node(index: usize) -> NodeId {
+    NodeId::new(index).unwrap()
+}
+
+/// Frees a run on CPU `on`.
+pub(crate) fn free(
+    frames: &Frames<Host>,
+    on: usize,
+    first: PhysFrame,
+    order: Order,
+) -> Result<(), FreeError> {
+    // SAFETY: nobody uses the arena; double frees are what must be refused.
+    unsafe { frames.free(&pin(on), first, order) }
 }
 
 /// Machines live for ever, where Miri finds them, unless a test gives them to [`end`].
