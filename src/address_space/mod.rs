@@ -1,21 +1,13 @@
 //! Address spaces: the kernel's, and user spaces with the kernel's half.
 
-mod batch;
-mod changes;
-mod close;
+mod change;
 mod core;
 mod dump;
 mod error;
 mod layout;
-mod map;
 #[cfg(feature = "x86_64")]
 mod mapper;
-mod promote;
 mod reclaim;
-mod retired;
-mod share;
-mod unmap;
-mod unmapping;
 mod writable_code;
 
 use ::core::fmt;
@@ -26,10 +18,10 @@ use topomem_shootdown::{Domain, PageSize, RootLoad, VirtAddr, WakersDue};
 use crate::Machine;
 use crate::page_table::{Format, Leaf, LockCounters};
 
-pub use batch::Batch;
-pub(crate) use batch::record_change;
-pub(crate) use changes::{Unmoved, invalidation_of};
-pub use close::Closing;
+pub use change::batch::Batch;
+pub(crate) use change::batch::record_change;
+pub use change::unmapping::{Unmapped, Unmapping};
+pub(crate) use change::{Unmoved, invalidation_of};
 pub(crate) use core::SpaceCore;
 pub use dump::TableDump;
 pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, ShareError, UnmapError};
@@ -37,8 +29,8 @@ pub use layout::SpaceKind;
 pub(crate) use layout::{lower_half, pages_of, range_of_pages, size_of_level, user_bounds};
 #[cfg(feature = "x86_64")]
 pub use mapper::{FlagsError, Refusal, SpaceMapper};
-pub(crate) use retired::Collected;
-pub use unmapping::{Unmapped, Unmapping};
+pub use reclaim::close::Closing;
+pub(crate) use reclaim::retired::Collected;
 pub use writable_code::WritableCode;
 
 pub use crate::retire::Callback;

@@ -3,9 +3,9 @@
 use topomem_percpu::CpuPin;
 use topomem_shootdown::{PageRange, VirtAddr};
 
-use super::layout::level_of;
-use super::{AddressSpace, PromoteError, Unmapping};
 use crate::Machine;
+use crate::address_space::layout::level_of;
+use crate::address_space::{AddressSpace, PromoteError, Unmapping};
 use crate::page_table::{Format, Reserve, Unfit, Unpromoted};
 
 impl<P: Machine> AddressSpace<P> {

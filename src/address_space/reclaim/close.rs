@@ -9,8 +9,8 @@ use core::task::{Context, Poll};
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
 
-use super::{AddressSpace, SpaceKind};
 use crate::Machine;
+use crate::address_space::{AddressSpace, SpaceKind};
 use crate::budget::Budget;
 
 /// Greatest work of a step, in leaves and frames freed: a fraction of a millisecond.

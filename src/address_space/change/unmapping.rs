@@ -8,9 +8,9 @@ use core::task::{Context, Poll};
 use topomem_percpu::CpuPin;
 use topomem_shootdown::{ChangeRecord, Completion, PageRange, Request, Ticket};
 
-use super::core::SpaceCore;
-use super::layout::range_of_pages;
 use crate::Machine;
+use crate::address_space::core::SpaceCore;
+use crate::address_space::layout::range_of_pages;
 use crate::fault::points::Announced;
 use crate::page_table::{Changed, Pages};
 use crate::retire::{Callback, Callbacks, Parked, Retired};

@@ -3,8 +3,8 @@
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
 
-use super::core::SpaceCore;
 use crate::Machine;
+use crate::address_space::core::SpaceCore;
 use crate::budget::Budget;
 use crate::retire::Parked;
 

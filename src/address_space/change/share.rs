@@ -3,10 +3,10 @@
 use topomem_percpu::CpuPin;
 use topomem_shootdown::{PageRange, PageSize, VirtAddr};
 
-use super::core::SpaceCore;
-use super::layout::{level_of, size_of_level};
-use super::{AddressSpace, MapError, ShareError};
 use crate::Machine;
+use crate::address_space::core::SpaceCore;
+use crate::address_space::layout::{level_of, size_of_level};
+use crate::address_space::{AddressSpace, MapError, ShareError};
 use crate::budget::Budget;
 use crate::page_table::{Chain, Gather, Level, Listed, Ownership, Pages, Protection, Reserve, Unshared};
 use crate::retire::drop_shares;

@@ -5,12 +5,12 @@ use core::fmt;
 use topomem_percpu::CpuPin;
 use topomem_shootdown::{PageRange, VirtAddr};
 
-use super::changes::invalidation_of;
-use super::core::SpaceCore;
-use super::error::{ProtectError, RemapError, UnmapError};
-use super::unmap::replaced_tables;
-use super::unmapping::Unmapping;
 use crate::Machine;
+use crate::address_space::change::invalidation_of;
+use crate::address_space::change::unmap::replaced_tables;
+use crate::address_space::change::unmapping::Unmapping;
+use crate::address_space::core::SpaceCore;
+use crate::address_space::error::{ProtectError, RemapError, UnmapError};
 use crate::page_table::{Changed, MovedRegions, Protection};
 
 /// Changes of a single address space's page tables, announced to remote CPUs together.
@@ -46,16 +46,16 @@ pub struct Batch<'s, 'p, P: Machine> {
 }
 
 impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
-    pub(super) fn new(core: &'s SpaceCore<P>, pin: &'p CpuPin) -> Batch<'s, 'p, P> {
+    pub(in crate::address_space) fn new(core: &'s SpaceCore<P>, pin: &'p CpuPin) -> Batch<'s, 'p, P> {
         let records = core.service.shootdown().batch(core.domain());
         Batch { core, pin, records, changed: Changed::NOTHING }
     }
 
-    /// Unmaps pages like [`AddressSpace::unmap`](super::AddressSpace::unmap).
+    /// Unmaps pages like [`AddressSpace::unmap`](crate::AddressSpace::unmap).
     ///
     /// # Errors
     ///
-    /// As for [`AddressSpace::unmap`](super::AddressSpace::unmap); the batch is unchanged then.
+    /// As for [`AddressSpace::unmap`](crate::AddressSpace::unmap); the batch is unchanged then.
     ///
     /// ```
     /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
@@ -78,11 +78,11 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
         self.core.clear(self.pin, range, &mut self.changed, |changed| record_change(records, range, changed))
     }
 
-    /// Changes a protection like [`AddressSpace::protect`](super::AddressSpace::protect).
+    /// Changes a protection like [`AddressSpace::protect`](crate::AddressSpace::protect).
     ///
     /// # Errors
     ///
-    /// As for [`AddressSpace::protect`](super::AddressSpace::protect); the batch is unchanged then.
+    /// As for [`AddressSpace::protect`](crate::AddressSpace::protect); the batch is unchanged then.
     ///
     /// ```
     /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
@@ -105,12 +105,12 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
         self.core.reprotect(self.pin, range, protection, &mut self.changed, record)
     }
 
-    /// Moves pages like [`AddressSpace::remap`](super::AddressSpace::remap). Pages of the new place
+    /// Moves pages like [`AddressSpace::remap`](crate::AddressSpace::remap). Pages of the new place
     /// must not be used before the batch is complete.
     ///
     /// # Errors
     ///
-    /// As for [`AddressSpace::remap`](super::AddressSpace::remap); the batch is unchanged then.
+    /// As for [`AddressSpace::remap`](crate::AddressSpace::remap); the batch is unchanged then.
     ///
     /// ```
     /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }

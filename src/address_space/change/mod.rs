@@ -1,13 +1,20 @@
 //! Changes of a space's page table: each is tried again with more memory, if memory was short.
 
+pub(super) mod batch;
+mod map;
+mod promote;
+mod share;
+mod unmap;
+pub(super) mod unmapping;
+
 use topomem_numa::frames::AllocError;
 use topomem_percpu::{CpuPin, PhysFrame};
 use topomem_shootdown::{ChangeRecord, Invalidation, PageRange, VirtAddr};
 
-use super::core::SpaceCore;
-use super::error::{ProtectError, RemapError, UnmapError};
-use super::layout::{range_of, size_of_level};
 use crate::Machine;
+use crate::address_space::core::SpaceCore;
+use crate::address_space::error::{ProtectError, RemapError, UnmapError};
+use crate::address_space::layout::{range_of, size_of_level};
 use crate::page_table::{
     Answer, Answered, AtOnce, Changed, Found, Level, MovedRegions, Neighbours, Outcome, Pages, Protection,
     RelocateError, Reserve, Rewrite, RewriteError,

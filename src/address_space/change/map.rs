@@ -4,10 +4,10 @@ use topomem_numa::frames::FrameRequest;
 use topomem_percpu::{CpuPin, Order, PhysFrame};
 use topomem_shootdown::{Invalidation, PageRange, PageSize, VirtAddr};
 
-use super::core::SpaceCore;
-use super::layout::{level_of, range_of};
-use super::{AddressSpace, MapError, Unmapping};
 use crate::Machine;
+use crate::address_space::core::SpaceCore;
+use crate::address_space::layout::{level_of, range_of};
+use crate::address_space::{AddressSpace, MapError, Unmapping};
 use crate::page_table::{
     Attributes, Backing, Chain, Chained, Changed, Contiguous, FillError, Level, Ownership, Pages, Protection,
     Reserve,
@@ -156,12 +156,20 @@ impl<P: Machine> AddressSpace<P> {
         self.fill(pin, pages, &mut backing)
     }
 
-    pub(super) fn attributes(&self, protection: Protection, ownership: Ownership) -> Attributes {
+    pub(in crate::address_space) fn attributes(
+        &self,
+        protection: Protection,
+        ownership: Ownership,
+    ) -> Attributes {
         Attributes { protection, reach: self.core.reach(), ownership }
     }
 
     /// Returns the page numbers of `range` if it may be mapped with `protection`.
-    pub(super) fn check_mapping(&self, range: PageRange, protection: Protection) -> Result<Pages, MapError> {
+    pub(in crate::address_space) fn check_mapping(
+        &self,
+        range: PageRange,
+        protection: Protection,
+    ) -> Result<Pages, MapError> {
         if !self.core.kind.permits(protection) {
             return Err(MapError::WrongPrivilege);
         }

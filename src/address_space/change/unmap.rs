@@ -1,7 +1,7 @@
 //! Unmapping, reprotecting and moving mapped pages.
 
-use super::layout::range_of;
-use super::{AddressSpace, ProtectError, RemapError, UnmapError, Unmapping, Unmoved};
+use crate::address_space::layout::range_of;
+use crate::address_space::{AddressSpace, ProtectError, RemapError, UnmapError, Unmapping, Unmoved};
 use topomem_percpu::CpuPin;
 use topomem_shootdown::{Invalidation, PageRange, VirtAddr};
 
@@ -171,7 +171,7 @@ impl<P: Machine> AddressSpace<P> {
 
 /// Returns the invalidation for page walkers if leaves replaced empty tables at `new`, the new
 /// place of moved pages.
-pub(super) fn replaced_tables(moved: &Changed, new: Pages) -> Option<Invalidation> {
+pub(in crate::address_space) fn replaced_tables(moved: &Changed, new: Pages) -> Option<Invalidation> {
     let replaced = !moved.retired.tables.is_empty();
     replaced.then(|| Invalidation::pages(range_of(new, Level::PAGE)).with_tables_freed())
 }

@@ -1,16 +1,19 @@
 //! Reclaiming memory of a space: empty tables, and everything of an abandoned space.
 
+pub(super) mod close;
+pub(super) mod retired;
+
 use ::core::ops::Range;
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_shootdown::Invalidation;
 
-use super::changes::invalidation_of;
-use super::core::SpaceCore;
-use super::layout::range_of;
-use super::retired::Collected;
 use crate::Machine;
+use crate::address_space::change::invalidation_of;
+use crate::address_space::core::SpaceCore;
+use crate::address_space::layout::range_of;
+use crate::address_space::reclaim::retired::Collected;
 use crate::budget::Budget;
 use crate::page_table::{Chain, Changed, Dismantled, Forgotten, Pages, Swept, Users};
 use crate::retire::{Parked, Retired};
