@@ -1,17 +1,17 @@
 //! Compares virtual memory with a plain model and with the host's Linux, call by call.
 //!
 //! A [`Log`](log::Log) is a sequence of operations: calls of the mmap family, accesses of single
-//! bytes, forks, and inspections of everything that is mapped. A [`System`](system::System) runs a log and
+//! bytes, forks, and inspections of everything that is mapped. A [`System`](compare::system::System) runs a log and
 //! answers each operation: results, error numbers, bytes, signals, the list of mappings. The
 //! [`Model`](model::Model) says which answers are right. [`compare`](compare::compare) finds the first one
 //! that is not.
 //!
-//! - [`campaign`] runs random logs, and makes a log that shows a difference small. The log is printed, and
+//! - [`campaign`](compare::campaign) runs random logs, and makes a log that shows a difference small. The log is printed, and
 //!   `cargo run -p topomem-posix -- --replay FILE` runs it again.
 //! - [`cases`] are short logs whose answers are known: corner cases, and errors that other systems had.
 //! - [`Mutation`](model::Mutation)s are deliberate errors of the model. A test proves that the comparison sees
 //!   each of them.
-//! - [`coverage`] counts what was reached. The test of random logs fails if something was hardly tried.
+//! - [`coverage`](compare::coverage) counts what was reached. The test of random logs fails if something was hardly tried.
 //!
 //! `cargo run --release -p topomem-posix -- --seed 1 --seconds 600` runs as many random logs as fit into the
 //! time. The tests take the number of logs from `TOPOMEM_POSIX_LOGS` and the first seed from
@@ -22,7 +22,7 @@
 //! [`SimSystem`](sim::SimSystem) runs logs on a simulated machine: one after the other, with the CPUs taking turns
 //! at the steps, or several at the same time, in windows of one address space that share page tables. After
 //! each log no frame may be missing. The second file has a pager, which the CPU that waits for it serves. A
-//! [`Scope`](scope::Scope) says which operations there are; logs are adapted to it. Known differences from Linux, each by a rule:
+//! [`Scope`](compare::scope::Scope) says which operations there are; logs are adapted to it. Known differences from Linux, each by a rule:
 //!
 //! - There are no write-only and execute-only mappings.
 //! - `brk` keeps no distance from the mapping above the heap, and shrinks over holes.
@@ -44,15 +44,15 @@
 //! through the kernel's system calls: [`Linux::of_reference_kernel`][ring3]. The scenario `processes` starts it on
 //! every CPU, each time with other logs. The rules are those above. Processes of a log hop from CPU to CPU. Memory
 //! that is writable in one mapping and executable in another is denied to programs, so that a log has either
-//! mappings of objects or executable ones ([`Scope::WITHOUT_EXECUTION`](scope::Scope::WITHOUT_EXECUTION),
-//! [`Scope::WITHOUT_OBJECTS`](scope::Scope::WITHOUT_OBJECTS)). `posix seeds FIRST N` runs the logs of N seeds.
+//! mappings of objects or executable ones ([`Scope::WITHOUT_EXECUTION`](compare::scope::Scope::WITHOUT_EXECUTION),
+//! [`Scope::WITHOUT_OBJECTS`](compare::scope::Scope::WITHOUT_OBJECTS)). `posix seeds FIRST N` runs the logs of N seeds.
 //!
 //! [ring3]: linux::Linux::of_reference_kernel
 //!
 //! # A further system
 //!
-//! It implements [`Process`](system::Process) (a call, an access, a page's bytes, a list of mappings) and
-//! [`System`](system::System), whose `run` passes each step to [`execute`](system::execute) and does
+//! It implements [`Process`](compare::system::Process) (a call, an access, a page's bytes, a list of mappings) and
+//! [`System`](compare::system::System), whose `run` passes each step to [`execute`](compare::system::execute) and does
 //! forks and exits itself.
 //!
 //! # What is normalised
@@ -62,7 +62,7 @@
 //! - **Lists of mappings.** Neighbours that a program cannot tell apart are joined on both sides. Whether a
 //!   system joins them shows in one answer alone: `mremap` must not grow two mappings. Where both
 //!   answers are right, the model takes the system's.
-//! - **Contents.** Operations write at eight offsets of a page ([`OFFSETS`](operation::OFFSETS)); each
+//! - **Contents.** Operations write at eight offsets of a page ([`OFFSETS`](log::operation::OFFSETS)); each
 //!   inspection checks that all other bytes are zero.
 //! - **Growth in place** of a mapping outside of the window and the heap: there others may have mapped
 //!   something behind it, so that both answers are right. So it is with stacks there.
@@ -70,7 +70,7 @@
 //! - **Huge pages** are switched off for the processes of a log. One test runs topomem with huge pages, and with
 //!   faults that map pages around: no answer may differ.
 //! - **Stacks** may have 128 pages ([`STACK_PAGES`](model::STACK_PAGES)).
-//! - **Linux's version**, configuration and CPU: [`Rules`](rules::Rules) say what is expected of each.
+//! - **Linux's version**, configuration and CPU: [`Rules`](compare::rules::Rules) say what is expected of each.
 //!
 //! # Where several answers are right
 //!
@@ -95,22 +95,11 @@
 //! - `MREMAP_DONTUNMAP` takes shared mappings, and an old length of 0 without leave to move is
 //!   `ENOMEM`; the man page says otherwise.
 
-pub mod answer;
-mod at;
-pub mod campaign;
 pub mod cases;
 pub mod compare;
-pub mod coverage;
-pub mod generate;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))]
 pub mod linux;
 pub mod log;
 pub mod model;
-pub mod operation;
-pub mod rules;
-pub mod scope;
-pub mod shrink;
 #[cfg(all(feature = "host", not(any(miri, loom))))]
 pub mod sim;
-pub mod slots;
-pub mod system;

@@ -7,9 +7,9 @@ mod program {
     use std::time::Duration;
 
     use clap::Parser;
-    use topomem_posix::campaign::Campaign;
+    use topomem_posix::compare::campaign::Campaign;
     use topomem_posix::compare::compare;
-    use topomem_posix::coverage::Coverage;
+    use topomem_posix::compare::coverage::Coverage;
     use topomem_posix::linux::Linux;
     use topomem_posix::log::Log;
 

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use topomem_posix::answer::{Errno, Fault};
-use topomem_posix::campaign::Campaign;
 use topomem_posix::cases;
+use topomem_posix::compare::answer::{Errno, Fault};
+use topomem_posix::compare::campaign::Campaign;
+use topomem_posix::compare::coverage::Coverage;
+use topomem_posix::compare::system::System;
 use topomem_posix::compare::{compare, judge};
-use topomem_posix::coverage::Coverage;
 use topomem_posix::linux::Linux;
 use topomem_posix::model::{ModelSystem, Mutation};
-use topomem_posix::system::System;
 
 /// Returns the number of an environment variable, or what counts without it.
 fn number(variable: &str, otherwise: u64) -> u64 {

@@ -4,18 +4,18 @@
 use std::time::Duration;
 
 use topomem::region::HugePages;
-use topomem_posix::answer::{Errno, Fault};
+use topomem_posix::compare::answer::{Errno, Fault};
 
-use topomem_posix::campaign::Campaign;
 use topomem_posix::cases;
+use topomem_posix::compare::campaign::Campaign;
+use topomem_posix::compare::coverage::Coverage;
+use topomem_posix::compare::rules::{Rules, Support};
+use topomem_posix::compare::scope::Scope;
 use topomem_posix::compare::{compare, judge};
-use topomem_posix::coverage::Coverage;
-use topomem_posix::log::{Log, Step};
-use topomem_posix::operation::{
+use topomem_posix::log::operation::{
     Access, At, Call, Map, Operation, Placement, ProcessId, Protection, Sample, Sharing, Source,
 };
-use topomem_posix::rules::{Rules, Support};
-use topomem_posix::scope::Scope;
+use topomem_posix::log::{Log, Step};
 use topomem_posix::sim::SimSystem;
 
 const CPUS: usize = 4;

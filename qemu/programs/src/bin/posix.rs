@@ -9,10 +9,10 @@
 mod program {
     use std::time::Duration;
 
-    use topomem_posix::campaign::Campaign;
     use topomem_posix::cases;
+    use topomem_posix::compare::campaign::Campaign;
+    use topomem_posix::compare::system::System;
     use topomem_posix::linux::Linux;
-    use topomem_posix::system::System;
 
     /// So many cases at least ask for nothing that the kernel does not have.
     const LEAST_CASES: usize = 60;

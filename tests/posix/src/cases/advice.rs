@@ -2,9 +2,9 @@
 
 use super::Case;
 use super::build::*;
-use crate::answer::{Errno, Fault};
-use crate::operation::{Advice, At, Call, Descriptor, Operation, PAGE, Protection};
-use crate::rules::{Guards, Rules};
+use crate::compare::answer::{Errno, Fault};
+use crate::compare::rules::{Guards, Rules};
+use crate::log::operation::{Advice, At, Call, Descriptor, Operation, PAGE, Protection};
 
 const FIRST: Descriptor = Descriptor::First;
 const NONE: Protection = Protection::NONE;

@@ -4,9 +4,9 @@
 
 use super::Case;
 use super::build::*;
-use crate::answer::{Errno, Fault};
-use crate::operation::{Advice, Descriptor, PAGE, Protection};
-use crate::rules::{Guards, Rules, StackGap, Support};
+use crate::compare::answer::{Errno, Fault};
+use crate::compare::rules::{Guards, Rules, StackGap, Support};
+use crate::log::operation::{Advice, Descriptor, PAGE, Protection};
 
 const FIRST: Descriptor = Descriptor::First;
 const READ: Protection = Protection::READ;

@@ -1,11 +1,11 @@
 //! Short forms for cases.
 
-use crate::answer::{Answer, Errno, Fault};
-use crate::operation::{
+use crate::compare::answer::{Answer, Errno, Fault};
+use crate::log::operation::{
     Access, Advice, At, Break, Call, Descriptor, Map, Operation, PAGE, Placement, ProcessId, Protection,
     RemapFlags, Sample, Sharing, Source,
 };
-use crate::slots::Layout;
+use crate::log::slots::Layout;
 
 /// What a case expects of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

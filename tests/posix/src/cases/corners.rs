@@ -8,13 +8,13 @@ use super::Case;
 use super::advice::madvise;
 use super::build::*;
 use super::files::files;
-use crate::answer::{Errno, Fault};
-use crate::operation::{
+use crate::compare::answer::{Errno, Fault};
+use crate::compare::rules::{Heap, Rules, Support};
+use crate::log::operation::{
     Access, Advice, At, Break, Call, Descriptor, Map, Operation, PAGE, Placement, Protection, Sample,
     Sharing, SyncFlags, Vector,
 };
-use crate::rules::{Heap, Rules, Support};
-use crate::slots::TOP;
+use crate::log::slots::TOP;
 
 const FIRST: Descriptor = Descriptor::First;
 const NONE: Protection = Protection::NONE;

@@ -2,8 +2,8 @@
 
 use super::Case;
 use super::build::*;
-use crate::answer::{Errno, Fault};
-use crate::operation::{Descriptor, PAGE, Protection};
+use crate::compare::answer::{Errno, Fault};
+use crate::log::operation::{Descriptor, PAGE, Protection};
 
 const FIRST: Descriptor = Descriptor::First;
 const READ: Protection = Protection::READ;

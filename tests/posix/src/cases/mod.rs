@@ -16,11 +16,11 @@ pub use build::Expected;
 use build::Line;
 pub use corners::corner_cases;
 
-use crate::answer::Answer;
+use crate::compare::answer::Answer;
+use crate::compare::rules::Rules;
+use crate::compare::system::{Broken, System};
+use crate::log::operation::ProcessId;
 use crate::log::{Log, Step};
-use crate::operation::ProcessId;
-use crate::rules::Rules;
-use crate::system::{Broken, System};
 
 /// A log whose answers are known.
 #[derive(Debug, Clone)]

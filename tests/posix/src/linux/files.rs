@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
-use crate::operation::Descriptor;
+use crate::log::operation::Descriptor;
 
 /// The open files of one run.
 pub(super) struct Files {

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::files::Files;
-use crate::answer::{Listed, Shows};
-use crate::operation::Protection;
+use crate::compare::answer::{Listed, Shows};
+use crate::log::operation::Protection;
 
 /// Reports the mappings within `within`, clipped to it.
 pub(super) fn list(files: &Files, within: Range<u64>, report: &mut dyn FnMut(Listed)) {

@@ -15,13 +15,13 @@ mod shared;
 
 use std::{fs, io};
 
+use crate::compare::rules::{Rules, Support};
+use crate::compare::scope::Scope;
+use crate::compare::system::{Broken, System, Trace, execute};
+use crate::log::operation::{Operation, PAGE, ProcessId};
+use crate::log::slots::{Layout, WINDOW_PAGES};
 use crate::log::{Log, Step};
 use crate::model::STACK_PAGES;
-use crate::operation::{Operation, PAGE, ProcessId};
-use crate::rules::{Rules, Support};
-use crate::scope::Scope;
-use crate::slots::{Layout, WINDOW_PAGES};
-use crate::system::{Broken, System, Trace, execute};
 use files::Files;
 use process::LinuxProcess;
 use shared::{Mapping, Shared, Turn};

@@ -11,7 +11,7 @@ use std::arch::global_asm;
 use std::cell::UnsafeCell;
 use std::ptr;
 
-use crate::answer::Fault;
+use crate::compare::answer::Fault;
 
 global_asm!(
     ".globl topomem_posix_load",
@@ -177,7 +177,7 @@ pub(super) fn store(address: u64, value: u8) -> Result<(), Fault> {
     }
 }
 
-/// Executes the instruction at `address`, one of [`VALUES`](crate::operation::VALUES) or 0, followed by zeros.
+/// Executes the instruction at `address`, one of [`VALUES`](crate::log::operation::VALUES) or 0, followed by zeros.
 pub(super) fn execute(address: u64) -> Result<(), Fault> {
     let mut scratch = [0; 8];
     // SAFETY: see `Cell`. The handler takes the thread back after one instruction, which changes

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use super::files::Files;
 use super::{maps, probe};
-use crate::answer::{Errno, Fault, Listed, Rest, View};
-use crate::operation::{Access, Call, Map, OFFSETS, PAGE, Placement, Sharing, Source, Vector};
-use crate::slots::Slots;
-use crate::system::Process;
+use crate::compare::answer::{Errno, Fault, Listed, Rest, View};
+use crate::compare::system::Process;
+use crate::log::operation::{Access, Call, Map, OFFSETS, PAGE, Placement, Sharing, Source, Vector};
+use crate::log::slots::Slots;
 
 /// The calling process, which has one thread and was forked for a log.
 pub(super) struct LinuxProcess<'a> {

@@ -7,8 +7,8 @@ use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::answer::Answer;
-use crate::slots::{Layout, Slots};
+use crate::compare::answer::Answer;
+use crate::log::slots::{Layout, Slots};
 
 /// Answers that a run has room for.
 const ROOM: usize = 1 << 16;

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::space::{Backing, Origin};
 use super::{Model, Mutation, pages};
-use crate::answer::{Errno, Fault};
-use crate::operation::{Access, Advice, PAGE, Protection};
-use crate::rules::{Guards, Support};
+use crate::compare::answer::{Errno, Fault};
+use crate::compare::rules::{Guards, Support};
+use crate::log::operation::{Access, Advice, PAGE, Protection};
 
 impl Model {
     pub(super) fn advise(&mut self, at: u64, length: u64, advice: Advice) -> Result<u64, Errno> {

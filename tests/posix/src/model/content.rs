@@ -1,6 +1,6 @@
 //! What a page holds.
 
-use crate::operation::{OFFSETS, PAGE, Sample};
+use crate::log::operation::{OFFSETS, PAGE, Sample};
 
 /// The bytes at [`OFFSETS`].
 pub(super) type Bytes = [u8; OFFSETS.len()];

@@ -6,8 +6,8 @@ use super::map::{modes, object_of};
 use super::object::ObjectId;
 use super::space::{Backing, Page};
 use super::{Model, Mutation};
-use crate::answer::Errno;
-use crate::operation::{Descriptor, OFFSETS, PAGE, Sample};
+use crate::compare::answer::Errno;
+use crate::log::operation::{Descriptor, OFFSETS, PAGE, Sample};
 
 /// What `pread` answers at the end of a file.
 const END: u64 = 256;

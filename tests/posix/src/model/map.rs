@@ -3,12 +3,12 @@
 use super::object::{Object, ObjectId};
 use super::space::{Attributes, Backing, Page};
 use super::{FIRST, Model, Mutation, SECOND, STACK_GAP, pages};
-use crate::answer::Errno;
-use crate::operation::{
+use crate::compare::answer::Errno;
+use crate::compare::rules::Heap;
+use crate::log::operation::{
     Access, Descriptor, Map, PAGE, Placement, Protection, Sharing, Source, SyncFlags, Vector,
 };
-use crate::rules::Heap;
-use crate::slots::TOP;
+use crate::log::slots::TOP;
 
 impl Model {
     pub(super) fn map(&mut self, map: &Map<u64>, seen: Option<Result<u64, Errno>>) -> Result<u64, Errno> {

@@ -18,12 +18,12 @@ use std::ops::Range;
 
 pub use mutation::Mutation;
 
-use crate::answer::{Answer, Errno, Fault, Listed, Rest, Shows, View};
+use crate::compare::answer::{Answer, Errno, Fault, Listed, Rest, Shows, View};
+use crate::compare::rules::Rules;
+use crate::compare::system::{Broken, Process, System, Trace, execute};
+use crate::log::operation::{Access, Call, Operation, PAGE, ProcessId};
+use crate::log::slots::{Layout, Slots, TOP};
 use crate::log::{Log, PROCESSES, Step};
-use crate::operation::{Access, Call, Operation, PAGE, ProcessId};
-use crate::rules::Rules;
-use crate::slots::{Layout, Slots, TOP};
-use crate::system::{Broken, Process, System, Trace, execute};
 use object::{Object, ObjectId};
 use space::{Origin, Space};
 

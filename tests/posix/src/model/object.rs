@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::content::Content;
-use crate::operation::PAGE;
+use crate::log::operation::PAGE;
 
 /// Names an object of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

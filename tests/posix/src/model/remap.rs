@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use super::space::{Backing, Page};
 use super::{Model, Mutation};
-use crate::answer::Errno;
-use crate::operation::{PAGE, RemapFlags};
-use crate::rules::{Moves, RemapChecks, Support};
-use crate::slots::TOP;
+use crate::compare::answer::Errno;
+use crate::compare::rules::{Moves, RemapChecks, Support};
+use crate::log::operation::{PAGE, RemapFlags};
+use crate::log::slots::TOP;
 
 impl Model {
     pub(super) fn remap(

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::content::Content;
 use super::object::ObjectId;
-use crate::operation::{PAGE, Protection};
-use crate::slots::TOP;
+use crate::log::operation::{PAGE, Protection};
+use crate::log::slots::TOP;
 
 /// Which object a page shows, and which page of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

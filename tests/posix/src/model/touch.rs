@@ -3,9 +3,9 @@
 use super::content::{Bytes, Content};
 use super::space::{Attributes, Backing, Page, Space};
 use super::{Model, Mutation, STACK_GAP, STACK_PAGES};
-use crate::answer::Fault;
-use crate::operation::{Access, OFFSETS, PAGE, Protection, Sample};
-use crate::rules::{StackGap, Support};
+use crate::compare::answer::Fault;
+use crate::compare::rules::{StackGap, Support};
+use crate::log::operation::{Access, OFFSETS, PAGE, Protection, Sample};
 
 impl Model {
     /// Accesses a byte.

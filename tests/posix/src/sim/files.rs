@@ -10,8 +10,8 @@ use topomem::CpuPin;
 use topomem::object::{MemoryObject, ObjectError, ObjectId, Pager, PagerError, PagerQueue};
 use topomem::sim::{Sim, SimService};
 
-use crate::answer::{Errno, Shows};
-use crate::operation::{Descriptor, PAGE};
+use crate::compare::answer::{Errno, Shows};
+use crate::log::operation::{Descriptor, PAGE};
 
 /// What `pread` answers at the end of a file.
 const END: u64 = 256;

@@ -19,14 +19,14 @@ use topomem::region::HugePages;
 use topomem::sim::{Sim, SimService};
 use topomem::{AddressSpace, CpuId, CpuPin, NodeId, PendingWork};
 
-use crate::answer::{Answer, Errno};
+use crate::compare::answer::{Answer, Errno};
+use crate::compare::rules::Rules;
+use crate::compare::scope::Scope;
+use crate::compare::system::{Broken, System, Trace, execute};
+use crate::log::operation::{Operation, PAGE, ProcessId};
+use crate::log::slots::{Layout, Slots};
 use crate::log::{Log, Step};
 use crate::model::STACK_PAGES;
-use crate::operation::{Operation, PAGE, ProcessId};
-use crate::rules::Rules;
-use crate::scope::Scope;
-use crate::slots::{Layout, Slots};
-use crate::system::{Broken, System, Trace, execute};
 use files::Files;
 use process::{SimProcess, address};
 

@@ -13,10 +13,10 @@ use topomem::sim::{Access as Accessed, Privilege, Sim, SimService};
 use topomem::{Access as Permitted, AddressSpace, CpuPin, VirtAddr};
 
 use super::files::Files;
-use crate::answer::{Errno, Fault, Listed, Rest, Shows, View};
-use crate::operation::{Access, Advice, Call, OFFSETS, PAGE, Protection, RemapFlags, SyncFlags, Vector};
-use crate::slots::{Slots, TOP};
-use crate::system::Process;
+use crate::compare::answer::{Errno, Fault, Listed, Rest, Shows, View};
+use crate::compare::system::Process;
+use crate::log::operation::{Access, Advice, Call, OFFSETS, PAGE, Protection, RemapFlags, SyncFlags, Vector};
+use crate::log::slots::{Slots, TOP};
 
 type Space = AddressSpace<&'static Sim>;
 

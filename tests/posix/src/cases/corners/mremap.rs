@@ -1,11 +1,11 @@
 //! The corner cases of `mremap`.
 
 use super::{A, B, C, READ};
-use crate::answer::{Errno, Fault};
 use crate::cases::Case;
 use crate::cases::build::*;
-use crate::operation::{At, Call, Descriptor, Operation, PAGE, Placement, RemapFlags};
-use crate::rules::{Moves, RemapChecks, Rules};
+use crate::compare::answer::{Errno, Fault};
+use crate::compare::rules::{Moves, RemapChecks, Rules};
+use crate::log::operation::{At, Call, Descriptor, Operation, PAGE, Placement, RemapFlags};
 
 pub(super) fn mremap(rules: &Rules) -> Vec<Case> {
     let fixed_alone = RemapFlags { may_move: false, ..MAY_MOVE };

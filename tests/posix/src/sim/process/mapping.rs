@@ -8,10 +8,10 @@ use topomem::region::{
 use topomem::sim::Sim;
 
 use super::{SimProcess, access_of, address};
-use crate::answer::Errno;
-use crate::operation::{Advice, Descriptor, Map, PAGE, Placement, Protection, Sharing, Source};
+use crate::compare::answer::Errno;
+use crate::log::operation::{Advice, Descriptor, Map, PAGE, Placement, Protection, Sharing, Source};
+use crate::log::slots::TOP;
 use crate::sim::files::Files;
-use crate::slots::TOP;
 
 impl SimProcess<'_> {
     pub(super) fn map(&self, map: &Map<u64>) -> Result<u64, Errno> {

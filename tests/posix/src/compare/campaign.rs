@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::compare::coverage::Coverage;
+use crate::compare::system::System;
 use crate::compare::{Difference, compare};
-use crate::coverage::Coverage;
-use crate::generate::Generator;
 use crate::log::Log;
+use crate::log::generate::Generator;
+use crate::log::shrink::shrink;
 use crate::model::Mutation;
-use crate::shrink::shrink;
-use crate::system::System;
 
 /// How many logs to run.
 #[derive(Debug, Clone, Copy)]

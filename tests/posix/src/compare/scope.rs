@@ -1,8 +1,8 @@
 //! What a system can do.
 
+use crate::compare::rules::Support;
+use crate::log::operation::{Advice, Call, Map, Operation, PAGE, Protection, RemapFlags, Sharing, Source};
 use crate::log::{Log, Step};
-use crate::operation::{Advice, Call, Map, Operation, PAGE, Protection, RemapFlags, Sharing, Source};
-use crate::rules::Support;
 
 /// The operations that a system has. Logs are adapted to it, so that they ask for nothing else.
 #[derive(Debug, Clone, Copy)]

@@ -1,14 +1,21 @@
 //! Compares a system with the model, call by call.
 
+pub mod answer;
+pub mod campaign;
+pub mod coverage;
+pub mod rules;
+pub mod scope;
+pub mod system;
+
 use std::fmt;
 
-use crate::answer::Answer;
-use crate::coverage::Coverage;
+use crate::compare::answer::Answer;
+use crate::compare::coverage::Coverage;
+use crate::compare::rules::Rules;
+use crate::compare::system::{Broken, System, Trace};
 use crate::log::Log;
+use crate::log::slots::Slots;
 use crate::model::{Model, Mutation};
-use crate::rules::Rules;
-use crate::slots::Slots;
-use crate::system::{Broken, System, Trace};
 
 /// Why a system does not agree with the model.
 #[derive(Debug, Clone)]

@@ -33,7 +33,7 @@ pub fn shrink(log: &Log, mut fails: impl FnMut(&Log) -> bool) -> Log {
 mod tests {
     use super::*;
     use crate::log::Step;
-    use crate::operation::{Operation, ProcessId};
+    use crate::log::operation::{Operation, ProcessId};
 
     #[test]
     fn what_is_needed_stays() {

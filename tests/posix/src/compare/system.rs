@@ -3,11 +3,11 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::answer::{Answer, Errno, Fault, Listed, View};
+use crate::compare::answer::{Answer, Errno, Fault, Listed, View};
+use crate::compare::rules::Rules;
 use crate::log::Log;
-use crate::operation::{Access, Call, Operation, PAGE};
-use crate::rules::Rules;
-use crate::slots::{Layout, Slots, WINDOW_PAGES};
+use crate::log::operation::{Access, Call, Operation, PAGE};
+use crate::log::slots::{Layout, Slots, WINDOW_PAGES};
 
 /// What runs logs: the host's Linux, the model, topomem on a simulated machine.
 pub trait System {

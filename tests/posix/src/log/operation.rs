@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::at::{At, Place};
+pub use crate::log::at::{At, Place};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;

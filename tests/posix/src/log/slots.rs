@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::operation::{At, Break, Call, Map, PAGE, Place, Placement};
+use crate::log::operation::{At, Break, Call, Map, PAGE, Place, Placement};
 
 /// Pages of the window.
 pub const WINDOW_PAGES: u64 = 1024;

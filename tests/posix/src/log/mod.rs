@@ -1,11 +1,17 @@
 //! Logs of operations, and their text form.
 
+mod at;
+pub mod generate;
+pub mod operation;
+pub mod shrink;
+pub mod slots;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::operation::{Operation, ProcessId};
+use crate::log::operation::{Operation, ProcessId};
 
 /// The most processes of a log.
 pub const PROCESSES: usize = 8;
@@ -86,7 +92,7 @@ impl FromStr for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::Generator;
+    use crate::log::generate::Generator;
 
     #[test]
     fn any_log_can_be_printed_and_given_back() {

@@ -1,11 +1,11 @@
 //! Random logs.
 
-use crate::log::{Log, PROCESSES, Step};
-use crate::operation::{
+use crate::log::operation::{
     Access, Advice, At, Break, Call, Descriptor, Map, OFFSETS, Operation, PAGE, Placement, ProcessId,
     Protection, RemapFlags, Sample, Sharing, Source, SyncFlags, VALUES, Vector,
 };
-use crate::slots::TOP;
+use crate::log::slots::TOP;
+use crate::log::{Log, PROCESSES, Step};
 
 /// Where stacks are mapped: far from everything else, so that they can grow.
 const STACKS: u32 = 700;

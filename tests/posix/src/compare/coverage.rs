@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::answer::{Answer, Errno, Fault};
+use crate::compare::answer::{Answer, Errno, Fault};
+use crate::compare::system::Trace;
+use crate::log::operation::{Access, Call, Operation};
 use crate::log::{Log, Step};
-use crate::operation::{Access, Call, Operation};
-use crate::system::Trace;
 
 /// What was seen, and how often.
 #[derive(Debug, Clone, Default)]
@@ -22,7 +22,7 @@ pub struct Coverage {
     /// Accesses and how they ended; `None` is success.
     pub accesses: BTreeMap<(&'static str, Option<Fault>), u64>,
     /// Advice that was taken, and the refusals.
-    pub advice: BTreeMap<(crate::operation::Advice, Option<Errno>), u64>,
+    pub advice: BTreeMap<(crate::log::operation::Advice, Option<Errno>), u64>,
     /// Forks.
     pub forks: u64,
     /// Pages that inspections have read.

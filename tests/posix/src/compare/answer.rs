@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::operation::{OFFSETS, Protection};
+use crate::log::operation::{OFFSETS, Protection};
 
 /// An error number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
