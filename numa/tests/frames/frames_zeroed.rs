@@ -213,16 +213,22 @@ fn who_waits_gets_the_pools_frames_and_stops_the_filling() {
     frames.validate().unwrap();
 }
 
-#[test]
-#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
-fn frames_freed_while_in_the_pool_are_handed_out_once() {
-    let frames = Machine::simple(4, 1).frames(&config(16));
+/// Returns a machine of `mib` MiB whose pool is for `target` frames, and has one: a frame that was allocated and freed.
+fn freed_into_the_pool(mib: u64, target: u16) -> (&'static Frames<Host>, PhysFrame) {
+    let frames = Machine::simple(mib, 1).frames(&config(target));
     online(frames, 1);
     frames.refill_zeroed(&pin(0), 1);
     let zeroed = frames.alloc(&pin(0), &ZEROED).unwrap();
     free(frames, 0, zeroed, Order::FRAME).unwrap();
     frames.drain(&pin(0));
     assert_eq!(frames.refill_zeroed(&pin(0), 1), 1);
+    (frames, zeroed)
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
+fn frames_freed_while_in_the_pool_are_handed_out_once() {
+    let (frames, zeroed) = freed_into_the_pool(4, 16);
     // No magazine has its word: refused at once, alone or in a run.
     assert_eq!(free(frames, 0, zeroed, Order::FRAME), Err(FreeError::DoubleFree(zeroed)));
     let run = Order::new(2).unwrap();
@@ -248,13 +254,7 @@ fn frames_freed_while_in_the_pool_are_handed_out_once() {
 
 #[test]
 fn a_double_free_into_the_magazine_is_seen_by_the_pool() {
-    let frames = Machine::simple(4, 1).frames(&config(16));
-    online(frames, 1);
-    frames.refill_zeroed(&pin(0), 1);
-    let zeroed = frames.alloc(&pin(0), &ZEROED).unwrap();
-    free(frames, 0, zeroed, Order::FRAME).unwrap();
-    frames.drain(&pin(0));
-    frames.refill_zeroed(&pin(0), 1);
+    let (frames, zeroed) = freed_into_the_pool(4, 16);
     frames.alloc(&pin(0), &FrameRequest::frame()).unwrap();
     free(frames, 0, zeroed, Order::FRAME).unwrap();
     assert_ne!(frames.alloc(&pin(0), &ZEROED.policy(Policy::Preferred(node(0)))), Ok(zeroed));
@@ -264,13 +264,7 @@ fn a_double_free_into_the_magazine_is_seen_by_the_pool() {
 
 #[test]
 fn a_write_to_a_pools_frame_is_found() {
-    let frames = Machine::simple(2, 1).frames(&config(4));
-    online(frames, 1);
-    frames.refill_zeroed(&pin(0), 1);
-    let zeroed = frames.alloc(&pin(0), &ZEROED).unwrap();
-    free(frames, 0, zeroed, Order::FRAME).unwrap();
-    frames.drain(&pin(0));
-    frames.refill_zeroed(&pin(0), 1);
+    let (frames, zeroed) = freed_into_the_pool(2, 4);
     dirty(frames, zeroed);
     assert_eq!(frames.validate(), Err(Corruption::NotZero(zeroed)));
 }

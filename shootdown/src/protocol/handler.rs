@@ -4,7 +4,6 @@ use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cpu::CpuState;
-
 use crate::domain::{Domain, Kind};
 use crate::{Generation, PageRange, Scope, Shootdown, Tlb, WakersDue};
 

@@ -75,7 +75,7 @@ impl<T: Tlb> Shootdown<T> {
         // Acquire pairs with a leaving CPU's Release: a CPU not seen below has left.
         let done_below = match self.first_busy(cpu, own, domain, tables) {
             None => ALL_DONE,
-            Some(first) => self.tell(cpu, domain, tables, generation, first),
+            Some(first) => self.notify(cpu, domain, tables, generation, first),
         };
         own.counters.requests.add(1);
         let own_is_done = if own.uses(domain) {
@@ -116,7 +116,7 @@ impl<T: Tlb> Shootdown<T> {
     /// Broadcasts the generations up to `generation` by hardware, or interrupts `first` and the members above
     /// `first`. Returns the number below which all CPUs are done: [`ALL_DONE`] if no CPU is left to wait for.
     #[inline]
-    fn tell(
+    fn notify(
         &self,
         own: CpuId,
         domain: &Domain,
@@ -133,7 +133,7 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Interrupts `first`, which was found busy, and each other member above `first` neither lazy nor already
-    /// sent an interrupt. Members below `first` are lazy, or have left. Returns what [`Shootdown::tell`] does.
+    /// sent an interrupt. Members below `first` are lazy, or have left. Returns what [`Shootdown::notify`] does.
     // Not inlined, so a lone CPU saves no registers for the call.
     #[inline(never)]
     fn interrupt(&self, own: CpuId, domain: &Domain, tables: Tables, first: CpuId) -> usize {

@@ -81,11 +81,11 @@ impl<P: Platform> Ready<'_, P> {
                     order: request.order,
                 });
             }
-            // It continues only after this context ends.
+            // The interrupted context continues only after this context ends.
             if self.frames.magazines.get(pin.cpu()).is_some_and(Magazine::is_moving) {
                 return Err(blocked(Obstacle::Interrupted));
             }
-            // The search was tried often enough.
+            // A region's search has been repeated as often as it may be.
             if missed == SearchError::InTransit {
                 break;
             }

@@ -161,7 +161,7 @@ fn region(site: Site) -> Region {
     }
 }
 
-/// The stretches of the per-frame table for the memory that is free now, without their entries.
+/// Calls `visit` with the span of each stretch of the per-frame table, for the memory that is free now.
 fn stretches<G: BootMemory>(
     memory: &G,
     drafts: &[Draft],
@@ -249,7 +249,7 @@ pub(super) fn place_parts<P: Platform, G: BootMemory>(
     Ok(())
 }
 
-/// Notes which frames are managed: those still free, once all bookkeeping is placed.
+/// Records the managed frames in each region: the frames still free, once all bookkeeping is placed.
 #[inline(never)]
 pub(super) fn manage<G: BootMemory>(
     memory: &G,

@@ -11,7 +11,7 @@ use crate::frames::region::{BlockIndex, Region};
 use crate::frames::types::{BLOCK, MagazineStats, NodeStats, Pressure, Zone, ZoneStats};
 
 impl<P: Platform> Frames<P> {
-    /// Returns the number of nodes, numbered from 0: those of the ground. Returns 0 before [`Frames::init`].
+    /// Returns the number of nodes, numbered from 0: those of the boot memory. Returns 0 before [`Frames::init`].
     ///
     /// ```
     /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
@@ -75,7 +75,8 @@ impl<P: Platform> Frames<P> {
         Some(NodeStats { zones, in_magazines, zeroed, local, remote, foreign, pressure })
     }
 
-    /// Free frames of a zone, those in magazines and pools left out, to within 256 per CPU of the node.
+    /// Returns the number of free frames of a zone, without those in magazines and pools. The number is exact to within
+    /// 256 frames for each CPU of the node.
     ///
     /// Cost: one load.
     pub fn free_estimate(&self, node: NodeId, zone: Zone) -> u64 {

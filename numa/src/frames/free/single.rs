@@ -90,7 +90,8 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Frees one frame directly, if the remembered region has it. Looks for it elsewhere, too.
+    /// Frees one frame directly, if the remembered region has the frame, and the frame is neither in the pool of zeroed
+    /// frames nor retired.
     fn free_frame_looking(&self, pin: &CpuPin, frame: PhysFrame) -> Option<Result<(), FreeError>> {
         let magazine = self.magazines.slot(pin.cpu());
         let resting = magazine.resting();

@@ -78,7 +78,8 @@ impl<P: Platform> Ready<'_, P> {
         pushed == Pushed::Kept
     }
 
-    /// A frame of a zone cached by magazines, too, with plenty of frames.
+    /// Allocates a frame for the pool, from a zone that magazines may hold and that has plenty of free frames. Returns
+    /// the frame and its region.
     fn spare_frame(self, node: &Node) -> Option<(FrameNumber, &'static Region)> {
         let mut spare = Zone::ALL.into_iter().rev().filter_map(|zone| {
             let node_zone = &node.zones[zone.index()];

@@ -18,18 +18,18 @@ pub(crate) const UNREPORTED: i64 = 256;
 pub(crate) struct RegionSet(pub(super) &'static [Region]);
 
 impl RegionSet {
-    /// Members, the lowest address first.
+    /// Returns the members, the lowest address first.
     pub(crate) fn iter(self) -> impl Iterator<Item = &'static Region> {
         self.0.iter()
     }
 
-    /// Members, the highest address first.
+    /// Returns the members, the highest address first.
     pub(crate) fn descending(self) -> impl Iterator<Item = &'static Region> {
         self.0.iter().rev()
     }
 }
 
-/// A zone of a node. On a separate line: CPUs of other nodes count here too.
+/// A zone of a node. On a separate cache line: CPUs of other nodes count here, too.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct NodeZone {
@@ -39,10 +39,10 @@ pub(crate) struct NodeZone {
     free: AtomicU64,
     pub(crate) managed: u64,
     pub(crate) watermarks: Watermarks,
-    /// With so many free frames as reported, and as many more as a request is for, no watermark is near, whatever
-    /// CPUs have not reported yet.
+    /// If the zone reports this many free frames beyond the frames of a request, no watermark is near: the changes
+    /// that CPUs have not reported yet are included.
     pub(super) ample: i64,
-    /// The same for a word of a magazine.
+    /// The same for a refill of a magazine with a word.
     pub(super) ample_to_refill: i64,
     /// An allocation that leaves less notes that the node is under pressure: `low`, or less after a reclaim that
     /// freed nothing.
@@ -56,7 +56,7 @@ pub(crate) struct NodeZone {
 }
 
 impl NodeZone {
-    /// A zone of a node with so many magazines.
+    /// Creates a zone of a node with `magazines` magazines.
     pub(super) fn new(
         managed: u64,
         watermarks: Watermarks,

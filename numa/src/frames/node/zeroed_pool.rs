@@ -131,12 +131,12 @@ pub(crate) struct ZeroedPool {
 }
 
 impl ZeroedPool {
-    /// The pool's memory.
+    /// Returns the pool's memory.
     pub(in crate::frames) fn sets(&self) -> &'static [Set] {
         self.sets
     }
 
-    /// How many sets a pool of `target` frames has: a power of two, or 0.
+    /// Returns the number of sets of a pool of `target` frames: a power of two, or 0.
     pub(in crate::frames) fn sets_for(target: u64) -> usize {
         match target.min(MOST) {
             0 => 0,

@@ -146,13 +146,13 @@ fn threads_neither_lose_nor_double_frames() {
                     for round in 0..rounds {
                         if round % 3 != 0 {
                             if let Some(frame) = held.pop() {
-                                match push(&pool, frame) {
+                                match push(pool, frame) {
                                     Pushed::Kept => {}
                                     Pushed::Full => held.push(frame),
                                     Pushed::Twice => panic!("{frame} is here twice"),
                                 }
                             }
-                        } else if let Some(frame) = pop(&pool, (thread + round) as usize) {
+                        } else if let Some(frame) = pop(pool, (thread + round) as usize) {
                             held.push(frame);
                         }
                     }

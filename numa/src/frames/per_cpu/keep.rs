@@ -98,7 +98,7 @@ impl<P: Platform> Ready<'_, P> {
         word: Word,
     ) -> Result<bool, FreeRejection> {
         let number = word.first();
-        // Refused there; the bitmap finds the reason.
+        // The run then goes to the bitmap, whose path also finds the errors of the free.
         if !self.may_gather(guard, region, number)
             || guard.has_near(number.frame())
             || !guard.freed_before(word.key)
@@ -117,7 +117,8 @@ impl<P: Platform> Ready<'_, P> {
         let first = number.block().first_frame();
         let keys = number.word().up_to((number + order.frames()).word());
         let Some(place) = guard.whole_words_of(first) else { return false };
-        // Refused there; or a near word would take a frame held here, too.
+        // If the place is the block's, a frame of the run is held already: the bitmap's path finds the double free. A
+        // near word of the block would take a frame held here, too.
         if place.is_of(first)
             || keys.clone().any(|key| guard.has_near(key.first_frame().frame()))
             || !self.may_keep_words(guard, region, first)

@@ -89,8 +89,7 @@ impl<P: Platform> Ready<'_, P> {
                     refilled = true;
                 }
             }
-            // There is no such run, or its zone is down to the reserve: another block, or another
-            // zone.
+            // The block has no run of the order, or the block's zone is down to the reserve.
             if !refilled {
                 self.change_own_block(guard, node, request)?;
             }

@@ -34,7 +34,7 @@ pub(crate) struct AllocatorState {
     /// The turns of interleaving of offline CPUs. Online CPUs have turns in their magazines.
     turns: Turns,
     pub(super) pressure: PressureNotes,
-    /// Does every use leave the quick path, for a look at marks or for zeroing?
+    /// Whether every use leaves the quick path, to check marks or to zero frames.
     pub(super) checked: Checked,
     pub(super) zeroing: Zeroing,
     /// Requests for many frames at once: a failed request frees its frames again.
@@ -108,7 +108,7 @@ impl AllocatorState {
         self.directory.region_of(frame)
     }
 
-    /// Puts the parts together.
+    /// Creates the state from its parts.
     pub(in crate::frames) fn new(parts: Parts) -> AllocatorState {
         let Parts { nodes, magazines, far_places, cpu_nodes, directory, checked, zeroing, metadata } = parts;
         AllocatorState {
@@ -130,7 +130,7 @@ impl AllocatorState {
         self.nodes.get(node.index()).copied()
     }
 
-    /// Every node, by number.
+    /// Returns every node, by number.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &'static Node> {
         self.nodes.iter().copied()
     }

@@ -129,7 +129,7 @@ impl Watermarks {
     /// No reserve, and no reclaim.
     pub const NONE: Watermarks = Watermarks { min: 0, low: 0, high: 0 };
 
-    /// How `free` frames stand against them.
+    /// Returns the pressure on a zone with `free` free frames.
     ///
     /// ```
     /// use topomem_numa::frames::{Pressure, Watermarks};
