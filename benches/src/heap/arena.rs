@@ -3,12 +3,13 @@
 use std::io;
 use std::ptr::{self, NonNull};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Bytes of an arena.
 pub const BYTES: usize = 512 << 20;
 
-/// An anonymous mapping, aligned to its size. It takes memory as it is touched.
+/// An anonymous mapping, aligned to its size. It takes memory as it is touched, in pages of 2 MiB where the system has
+/// them: a kernel's direct map has no smaller ones.
 #[derive(Debug)]
 pub struct Arena {
     mapping: NonNull<u8>,
@@ -37,7 +38,11 @@ impl Arena {
         };
         let offset = mapping.addr().get().next_multiple_of(BYTES) - mapping.addr().get();
         // SAFETY: twice its size is mapped, so an aligned arena is inside.
-        Arena { mapping, base: unsafe { mapping.add(offset) } }
+        let base = unsafe { mapping.add(offset) };
+        // A system that has no large pages refuses, and the arena has small ones.
+        // SAFETY: the arena is mapped; the advice changes no contents.
+        let _ = unsafe { madvise(base.as_ptr().cast(), BYTES, Advice::LinuxHugepage) };
+        Arena { mapping, base }
     }
 
     /// The arena's first byte.

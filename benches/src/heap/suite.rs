@@ -144,6 +144,8 @@ fn sample_apart(candidate: &Candidate, case: Case, cpus: usize, effort: Effort) 
     if effort == Effort::Quick {
         command.arg("--quick");
     }
+    // Large pages for jemalloc, too. mimalloc asks for them by itself.
+    command.env("_RJEM_MALLOC_CONF", "thp:always");
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         return Err(format!("{} of {}: {}", case.name, candidate.name, output.status).into());
