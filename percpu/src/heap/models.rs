@@ -210,6 +210,27 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
     builder.check(model);
 }
 
+/// Two CPUs allocate first of all: each makes the node's heap, and both use the one that was published. The loser of
+/// that race must see the winner's writes.
+#[test]
+fn two_cpus_make_the_heap_of_their_node_at_once() {
+    explore(|| {
+        let model = Model::new(false);
+        assert!(model.heap.existing(NodeId::ZERO).is_none(), "the node's heap is made too soon for this");
+        let other = model.clone();
+        let user = thread::spawn(move || {
+            become_cpu(1);
+            let object = other.take();
+            other.give(object);
+            other.heap.drain(&pin());
+        });
+        let object = model.take();
+        user.join().unwrap();
+        model.give(object);
+        Model::end(model);
+    });
+}
+
 /// The other CPU's magazines and the depot hold objects, and the CPU allocates, frees and does what it was asked
 /// for, whenever.
 #[test]
