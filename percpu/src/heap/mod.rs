@@ -57,7 +57,8 @@ use core::ptr::{self, NonNull};
 
 use crate::try_lock::Patience;
 use crate::{CpuId, CpuLocal, CpuPin, PageSource, Platform, Unavailable};
-use cpu::cache::{CpuArea, CpuCache};
+use cpu::area::CpuArea;
+use cpu::cache::CpuCache;
 use large::runs::Runs;
 use node::table::NodeTable;
 

@@ -9,7 +9,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::{Heap, InvalidFree};
-use crate::heap::large::runs::{LargeRun, Run};
+use crate::heap::large::run::{LargeRun, Run};
 use crate::slab::{CHECKED, SizeClass, Slab, SlabShape, WasLive};
 use crate::try_lock::Patience;
 use crate::{CpuPin, PageSource, Platform, RunLength};

@@ -5,10 +5,11 @@ use core::mem;
 use core::ptr::{self, NonNull};
 
 use super::chain::Chain;
-use super::class::{SizeClass, SlabShape};
+use super::class::SizeClass;
 use super::links::{link, next};
 use super::live::{LiveMap, MAX_OBJECTS};
 use super::partial::Vacancy;
+use super::shape::SlabShape;
 use super::tag::SlabTag;
 use crate::NodeId;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};

@@ -4,10 +4,11 @@
 use core::ptr::NonNull;
 
 use super::chain::Chain;
-use super::class::{SizeClass, SlabShape};
+use super::class::SizeClass;
 use super::header::{Place, Slab};
 use super::list::SlabList;
 use super::partial::Partial;
+use super::shape::SlabShape;
 use crate::NodeId;
 use crate::heap::Corruption;
 

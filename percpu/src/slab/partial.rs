@@ -81,7 +81,7 @@ impl Partial {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::slab::class::{SizeClass, SlabShape};
+    use crate::slab::{SizeClass, SlabShape};
 
     #[test]
     fn a_slab_with_more_free_objects_is_never_on_an_earlier_list() {

@@ -1,70 +1,18 @@
 //! One CPU's magazines.
 
 use core::cell::Cell;
-use core::mem;
 use core::ptr::NonNull;
 
+use crate::heap::cpu::class_cache::ClassCache;
 use crate::heap::cpu::run_cache::RunCache;
 #[cfg(feature = "hardening")]
 use crate::heap::hardening::Quarantine;
 use crate::heap::stats::counters::bump;
 use crate::heap::{AllocError, CpuHeapStats, Heap};
-use crate::magazine::Magazine;
-use crate::slab::{self, CLASS_COUNT, Chain, SizeClass, Slab, SlabShape, SlabTag};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::slab::{CLASS_COUNT, SizeClass, Slab, SlabTag};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::try_lock::Patience;
-use crate::{CpuPin, NodeId, Order, PageSource, Platform, Slot};
-
-/// The per-CPU state of a heap, in one run of pages on the CPU's node. The slot is first: its address is the area's.
-#[repr(C)]
-pub(in crate::heap) struct CpuArea {
-    pub(in crate::heap) cache: Slot<CpuCache>,
-    /// The node whose objects the CPU caches.
-    pub(in crate::heap) node: NodeId,
-    /// Set by remote CPUs that need memory, cleared by the area's own CPU. Relaxed: orders nothing.
-    drain_requested: AtomicBool,
-}
-
-impl CpuArea {
-    /// The order of the run that holds the area.
-    pub(in crate::heap) const ORDER: Order = match Order::for_bytes(mem::size_of::<CpuArea>() as u64) {
-        Some(order) => order,
-        None => Order::GIANT,
-    };
-
-    /// Creates an area in `run`.
-    ///
-    /// # Safety
-    ///
-    /// `run` is a run of [`CpuArea::ORDER`] owned by the caller.
-    pub(in crate::heap) unsafe fn new_in(run: NonNull<u8>, node: NodeId) {
-        let area = run.cast::<CpuArea>();
-        // SAFETY: the run is large and aligned enough, and ours; every field is written.
-        unsafe {
-            (&raw mut (*area.as_ptr()).cache).write(Slot::new(CpuCache::new(node)));
-            (&raw mut (*area.as_ptr()).node).write(node);
-            (&raw mut (*area.as_ptr()).drain_requested).write(AtomicBool::new(false));
-        }
-    }
-
-    /// Asks the CPU to return the contents of its magazines.
-    pub(in crate::heap) fn request_drain(&self) {
-        // A load first: a store would take the line away from the CPU's counters.
-        if !self.drain_is_due() {
-            self.drain_requested.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Returns true if the CPU was asked since its last drain.
-    pub(in crate::heap) fn drain_is_due(&self) -> bool {
-        self.drain_requested.load(Ordering::Relaxed)
-    }
-
-    /// Records that the CPU is about to drain.
-    pub(in crate::heap) fn drains(&self) {
-        self.drain_requested.store(false, Ordering::Relaxed);
-    }
-}
+use crate::{CpuPin, NodeId, PageSource, Platform};
 
 /// A reason for the magazines of a CPU not to serve a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,126 +51,14 @@ pub(in crate::heap) struct CpuCache {
     pub(in crate::heap) quarantine: Quarantine,
 }
 
-/// The two magazines of one class, the facts checked by a free, and the counters: a cache line.
-#[repr(align(64))]
-struct ClassCache {
-    /// The first object of the loaded magazine, if any.
-    loaded: Cell<Option<NonNull<u8>>>,
-    /// The number of objects that still fit into the loaded magazine.
-    room: Cell<usize>,
-    /// Clears the bits of an address inside a slab.
-    mask: usize,
-    /// The header tag of the slabs with objects for these magazines: the class and the CPU's node.
-    tag: SlabTag,
-    /// The previous magazine if full; `None` if empty.
-    previous: Cell<Option<Magazine>>,
-    allocations: AtomicU64,
-    frees: AtomicU64,
-    class: SizeClass,
-}
-
 // SAFETY: `CpuCache` and the magazines own their objects, memory without other users.
 unsafe impl Send for CpuCache {}
 // SAFETY: the cells are used inside the CPU's cell only, by one context at a time; the fields that
 // remote CPUs may use at any time (`live`, `stats`, `count_nested`) are atomics.
 unsafe impl Sync for CpuCache {}
 
-const _: () = assert!(cfg!(loom) || mem::size_of::<ClassCache>() == 64);
-
-impl ClassCache {
-    fn new(index: usize, node: NodeId) -> ClassCache {
-        let class = SizeClass::new(index).unwrap_or(SizeClass::LARGEST);
-        ClassCache {
-            loaded: Cell::new(None),
-            room: Cell::new(class.rounds()),
-            mask: SlabShape::ALL[class.index()].mask(),
-            tag: SlabTag::new(class, node),
-            previous: Cell::new(None),
-            allocations: AtomicU64::new(0),
-            frees: AtomicU64::new(0),
-            class,
-        }
-    }
-
-    /// Takes an object from the loaded magazine.
-    #[inline]
-    fn pop(&self) -> Option<NonNull<u8>> {
-        let object = self.loaded.get()?;
-        // SAFETY: the magazine owns its objects, each linked to the next.
-        let next = unsafe { slab::next(object) };
-        slab::prefetch(next);
-        self.loaded.set(next);
-        self.room.set(self.room.get().wrapping_add(1));
-        bump(&self.allocations);
-        Some(object)
-    }
-
-    /// Puts an object into the loaded magazine, if the object is of the class and the node and
-    /// there is room.
-    ///
-    /// # Safety
-    ///
-    /// The caller owns `object`, if it is an object of the class; the memory can be read as far
-    /// back as a slab of the class reaches.
-    #[inline]
-    unsafe fn push(&self, object: NonNull<u8>) -> bool {
-        // SAFETY: the caller's promise; the tag is checked first.
-        let slab = unsafe { Slab::masked(object, self.mask) };
-        // One comparison checks that the address is in a slab, of this class, of this node.
-        if slab.tag() != self.tag {
-            return false;
-        }
-        // Decremented before the check: one instruction does both.
-        let room = self.room.get();
-        self.room.set(room.wrapping_sub(1));
-        if room == 0 {
-            self.room.set(0);
-            return false;
-        }
-        // SAFETY: the object is of a slab, and owned.
-        unsafe { slab::link(object, self.loaded.get()) };
-        self.loaded.set(Some(object));
-        bump(&self.frees);
-        true
-    }
-
-    /// Loads `magazine` in place of the empty loaded magazine.
-    fn load(&self, magazine: Magazine) {
-        self.loaded.set(Some(magazine.into_first()));
-        self.room.set(0);
-    }
-
-    /// Loads `objects`, at most a magazine of them, in place of the empty loaded magazine.
-    fn load_part(&self, objects: &Chain) {
-        self.loaded.set(objects.head());
-        self.room.set(self.class.rounds().saturating_sub(objects.len()));
-    }
-
-    /// Makes the full loaded magazine the previous magazine, and returns the former previous
-    /// magazine.
-    fn set_aside(&self) -> Option<Magazine> {
-        self.room.set(self.class.rounds());
-        // SAFETY: the loaded magazine held that many objects, and no longer refers to them.
-        let full = self.loaded.take().map(|first| unsafe { Magazine::new(first) });
-        self.previous.replace(full)
-    }
-
-    /// Takes the objects of both magazines.
-    fn unload(&self) -> [Chain; 2] {
-        let rounds = self.class.rounds();
-        let held = rounds.saturating_sub(self.room.replace(rounds));
-        // SAFETY: the loaded magazine held that many objects, and no longer refers to them; the
-        // previous magazine is of this class.
-        unsafe {
-            let loaded = self.loaded.take().map(|first| Chain::of(first, held));
-            let previous = self.previous.take().map(|full| full.into_chain(self.class));
-            [loaded.unwrap_or_default(), previous.unwrap_or_default()]
-        }
-    }
-}
-
 impl CpuCache {
-    fn new(node: NodeId) -> CpuCache {
+    pub(super) fn new(node: NodeId) -> CpuCache {
         CpuCache {
             classes: core::array::from_fn(|index| ClassCache::new(index, node)),
             online: Cell::new(true),
@@ -244,7 +80,7 @@ impl CpuCache {
         if !self.is_online() {
             self.online.set(true);
             self.runs.set_online();
-            self.classes.iter().for_each(|cache| cache.room.set(cache.class.rounds()));
+            self.classes.iter().for_each(ClassCache::open);
         }
     }
 
@@ -252,7 +88,7 @@ impl CpuCache {
     pub(in crate::heap) fn set_offline(&self) {
         self.online.set(false);
         self.runs.set_offline();
-        self.classes.iter().for_each(|cache| cache.room.set(0));
+        self.classes.iter().for_each(ClassCache::close);
     }
 
     /// Takes an object from the loaded magazine.
@@ -300,10 +136,6 @@ impl CpuCache {
             return Err(Declined::Offline);
         }
         let cache = &self.classes[class.index()];
-        if let Some(previous) = cache.previous.take() {
-            cache.load(previous);
-            return Ok(());
-        }
         let node = heap.node(pin, self.node)?;
         match node.class(class).depot.take(class, pin.cpu()) {
             Some(full) => cache.load(full),
@@ -356,7 +188,7 @@ impl CpuCache {
         if !self.is_online() {
             return Err(Declined::Offline);
         }
-        bump(&self.classes[class.index()].frees);
+        self.classes[class.index()].count_free();
         bump(&self.remote_frees);
         heap.free_remotely(pin, home, class, slab, object);
         Ok(())
@@ -418,17 +250,14 @@ impl CpuCache {
     /// Returns allocations less frees of `class`. Wraps if remote CPUs freed more.
     pub(in crate::heap) fn live(&self, class: SizeClass) -> u64 {
         let cache = &self.classes[class.index()];
-        let allocations = cache.allocations.load(Ordering::Relaxed);
-        let live = allocations.wrapping_sub(cache.frees.load(Ordering::Relaxed));
+        let live = cache.allocations().wrapping_sub(cache.frees());
         #[cfg(feature = "hardening")]
         let live = live.wrapping_sub(self.quarantine.held(class));
         live
     }
 
     pub(in crate::heap) fn stats(&self) -> CpuHeapStats {
-        let uses = |cache: &ClassCache| {
-            cache.allocations.load(Ordering::Relaxed) + cache.frees.load(Ordering::Relaxed)
-        };
+        let uses = |cache: &ClassCache| cache.allocations() + cache.frees();
         let total: u64 = self.classes.iter().map(uses).sum();
         let misses = self.misses.load(Ordering::Relaxed);
         let remote_frees = self.remote_frees.load(Ordering::Relaxed);

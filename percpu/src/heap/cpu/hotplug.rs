@@ -1,6 +1,7 @@
 //! CPUs coming online and going offline, memory returned under memory pressure, and the heap's end.
 
-use crate::heap::cpu::cache::{CpuArea, CpuCache};
+use crate::heap::cpu::area::CpuArea;
+use crate::heap::cpu::cache::CpuCache;
 use crate::heap::node::NodeHeap;
 use crate::heap::node::shared::FAR_ORDER;
 use crate::heap::{AllocError, Heap};

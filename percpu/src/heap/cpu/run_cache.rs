@@ -13,7 +13,8 @@
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
-use crate::heap::large::runs::{Home, LargeRun, Leaf, Run, Runs, is_page};
+use crate::heap::large::run::{Home, LargeRun, Run};
+use crate::heap::large::runs::{Leaf, Runs, is_page};
 use crate::heap::{Corruption, InvalidFree};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::{CpuId, NodeId, Order, RunLength};

@@ -31,7 +31,7 @@ mod tracking;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::large::runs::Run;
+use super::large::run::Run;
 use super::place::{Place, Room};
 use super::{AllocError, Heap, InvalidFree, dangling};
 use crate::slab::{SizeClass, WasLive};

@@ -17,7 +17,7 @@ use super::super::{AllocError, Heap};
 use super::block;
 use super::inspection::Left;
 use super::report::Origin;
-use crate::heap::large::runs::{LargeRun, Run};
+use crate::heap::large::run::{LargeRun, Run};
 use crate::slab::{LockedShelf, SizeClass, Slab, SlabShape, WasLive};
 use crate::try_lock::Patience;
 use crate::{CpuPin, Order, PageSource, Platform};

@@ -7,6 +7,7 @@
 
 mod ranges;
 mod resize;
+pub(in crate::heap) mod run;
 pub(in crate::heap) mod runs;
 
 use core::alloc::Layout;
@@ -14,7 +15,7 @@ use core::ptr::NonNull;
 
 use crate::heap::cpu::cache::CpuCache;
 use crate::heap::cpu::run_cache::Evicted;
-use crate::heap::large::runs::{Home, LargeRun, Run};
+use crate::heap::large::run::{Home, LargeRun, Run};
 use crate::heap::place::Room;
 use crate::heap::{AllocError, Heap, InvalidFree};
 use crate::sync::atomic::{AtomicU64, Ordering};

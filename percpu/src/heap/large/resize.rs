@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use crate::heap::Heap;
 use crate::heap::cpu::cache::CpuCache;
-use crate::heap::large::runs::Run;
+use crate::heap::large::run::Run;
 use crate::heap::place::Room;
 use crate::{CpuPin, PageSource, Platform, RunLength};
 

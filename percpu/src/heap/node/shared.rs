@@ -3,7 +3,8 @@
 
 use core::ptr::NonNull;
 
-use crate::heap::large::runs::{Run, is_page};
+use crate::heap::large::run::Run;
+use crate::heap::large::runs::is_page;
 use crate::heap::node::NodeHeap;
 use crate::heap::node::table::FarNodes;
 use crate::heap::{AllocError, Heap};

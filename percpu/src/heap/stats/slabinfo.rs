@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use crate::heap::cpu::cache::CpuArea;
+use crate::heap::cpu::area::CpuArea;
 use crate::heap::node::NodeHeap;
 use crate::heap::{ClassStats, Heap};
 use crate::slab::{SizeClass, SlabShape};
