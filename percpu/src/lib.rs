@@ -10,7 +10,7 @@
 //! magazines per CPU in front: a hit takes no lock and no atomic read-modify-write. Larger
 //! objects are runs of pages. Objects freed by another node's CPU go home; an emptied slab
 //! returns the slab's pages. When memory is short, [`Heap::reclaim`] returns what is cached, and each CPU
-//! calls [`Heap::tend`] now and then.
+//! calls [`Heap::run_pending_work`] now and then.
 //!
 //! It may be used in every context, NMI handlers included, with nothing masked, and from the
 //! boot CPU's first instruction in Rust on: no use waits for another without bound. Without

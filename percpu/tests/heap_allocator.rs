@@ -411,7 +411,7 @@ proptest! {
                 Operation::Tend(cpu) => {
                     become_cpu(cpu);
                     heap.reclaim(&common::pin());
-                    heap.tend(&common::pin());
+                    heap.run_pending_work(&common::pin());
                 }
             }
         }

@@ -78,10 +78,10 @@ fn a_service_task_collects_what_was_freed_from_another_node() {
     objects.into_iter().for_each(|object| free(&heap, object, layout));
     assert_eq!(machine.outstanding(), before);
     become_cpu(0);
-    let freed = heap.tend(&pin());
+    let freed = heap.run_pending_work(&pin());
     assert!(freed > 0);
     assert_eq!(machine.outstanding() as u64, before as u64 - freed);
-    assert_eq!(heap.tend(&pin()), 0);
+    assert_eq!(heap.run_pending_work(&pin()), 0);
 }
 
 #[test]
@@ -158,8 +158,8 @@ fn other_cpus_return_their_magazines_when_asked() {
     let mut freed = 0;
     for cpu in 1..machine.cpus() {
         become_cpu(cpu);
-        freed += heap.tend(&pin());
-        assert_eq!(heap.tend(&pin()), 0, "one request is answered once");
+        freed += heap.run_pending_work(&pin());
+        assert_eq!(heap.run_pending_work(&pin()), 0, "one request is answered once");
     }
     become_cpu(0);
     assert!(freed > 0);

@@ -87,7 +87,7 @@ fn runs_that_are_kept_come_back_when_asked_for() {
     assert_eq!(heap.reclaim(&pin()), pages);
     for cpu in 1..4 {
         become_cpu(cpu);
-        assert_eq!(heap.tend(&pin()), pages);
+        assert_eq!(heap.run_pending_work(&pin()), pages);
     }
     assert_eq!(heap.large_stats(), LargeStats::default());
     // By a CPU that goes offline: it keeps nothing from then on.

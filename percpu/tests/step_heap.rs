@@ -183,20 +183,20 @@ const KEEPING: &[Operation<Scene>] = &[
     ),
     operation("reclaim", stocked, |scene| _ = scene.heap.reclaim(&pin())),
     operation(
-        "tend, asked to drain",
+        "pending work, asked to drain",
         |scene| {
             stocked(scene);
             on(1, || scene.heap.reclaim(&pin()));
         },
-        |scene| _ = scene.heap.tend(&pin()),
+        |scene| _ = scene.heap.run_pending_work(&pin()),
     ),
     operation(
-        "tend, with frees of another node",
+        "pending work, with frees of another node",
         |scene| {
             holds::<SMALL>(scene);
             on(2, || (0..3).for_each(|_| free(scene)));
         },
-        |scene| _ = scene.heap.tend(&pin()),
+        |scene| _ = scene.heap.run_pending_work(&pin()),
     ),
     operation("cpu_offline", stocked, |scene| scene.heap.cpu_offline(&pin()).unwrap()),
     operation(
@@ -243,7 +243,7 @@ fn draining<const CPU: usize>(scene: &Scene) {
         scene.give(&scene.spare);
         scene.heap.drain(&pin());
         scene.heap.reclaim(&pin());
-        scene.heap.tend(&pin());
+        scene.heap.run_pending_work(&pin());
     });
 }
 

@@ -76,7 +76,7 @@ impl<P: Machine> MemoryService<P> {
         self.frames.service(pin);
         self.frames.trim(pin);
         if let Some(heap) = self.heap() {
-            heap.heap().tend(pin);
+            heap.heap().run_pending_work(pin);
         }
         if let Some(ranges) = self.kernel_ranges() {
             ranges.flush_if_many(pin);

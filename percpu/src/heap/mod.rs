@@ -17,7 +17,7 @@
 //! node. So a CPU always finds the slabs allocated for it, and its frees into them are local.
 //!
 //! Objects freed by other nodes' CPUs are collected by CPUs of the home node that allocate, by the
-//! freeing CPU if several slabs wait, by [`Heap::tend`], and by [`Heap::reclaim`].
+//! freeing CPU if several slabs wait, by [`Heap::run_pending_work`], and by [`Heap::reclaim`].
 //!
 //! # Contexts
 //!

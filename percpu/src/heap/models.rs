@@ -185,9 +185,9 @@ impl Model {
     /// and without the heap no run.
     fn end(model: Arc<Model>) {
         become_cpu(1);
-        model.heap.tend(&pin());
+        model.heap.run_pending_work(&pin());
         become_cpu(0);
-        model.heap.tend(&pin());
+        model.heap.run_pending_work(&pin());
         model.heap.drain(&pin());
         let stats = model.heap.class_stats(CLASS);
         assert_eq!((stats.live, stats.cached, stats.free, stats.slabs), (0, 0, 0, 0));
@@ -248,7 +248,7 @@ fn reclaim_beside_a_cpu_of_the_node_takes_all_but_what_is_used() {
             let object = other.take();
             other.give(kept);
             other.give(object);
-            other.heap.tend(&pin());
+            other.heap.run_pending_work(&pin());
         });
         model.heap.reclaim(&pin());
         user.join().unwrap();
@@ -276,7 +276,7 @@ fn reclaim_beside_remote_frees_takes_slabs_that_nobody_uses() {
 }
 
 /// An object comes home while one CPU of the node holds the lock, and another one collects what is noted: it is home
-/// by then, or noted for the next [`Heap::tend`].
+/// by then, or noted for the next [`Heap::run_pending_work`].
 #[test]
 fn frees_that_a_cpu_could_not_collect_are_collected_later() {
     explore(|| {
@@ -298,7 +298,7 @@ fn frees_that_a_cpu_could_not_collect_are_collected_later() {
         }
         freer.join().unwrap();
         holder.join().unwrap();
-        model.heap.tend(&pin());
+        model.heap.run_pending_work(&pin());
         let waiting = home(&model).class(CLASS).shelf.take_waiting();
         assert!(waiting.is_none(), "an object waits that is not noted");
         model.give(kept);

@@ -164,7 +164,7 @@ fn a_slab_made_while_the_lock_was_held_is_collected_later() {
     // Past the magazines, with no slab in the inbox: a new one.
     let second = heap.caches.with(&pin(), |_| heap.try_alloc(OBJECT).unwrap()).unwrap();
     drop(held);
-    heap.tend(&pin());
+    heap.run_pending_work(&pin());
     assert!(shelf.take_waiting().is_none(), "the slab still waits");
     [first, second].into_iter().for_each(|object| free(&heap, object));
     all_drained(&heap);
@@ -188,11 +188,11 @@ fn a_cpu_that_was_asked_returns_what_it_and_the_depot_have_once() {
     // After the call, and before the other CPU comes to it.
     assert!(use_many() >= count as u64);
     assert!(heap.existing(NodeId::ZERO).unwrap().class(class()).depot.magazines() > 0);
-    assert!(heap.tend(&pin()) > 0);
+    assert!(heap.run_pending_work(&pin()) > 0);
     assert_eq!(totals(&heap), (0, 0, 0, 0));
     // It was asked once.
     let cached = use_many();
-    assert_eq!((heap.tend(&pin()), heap.class_stats(class()).cached), (0, cached));
+    assert_eq!((heap.run_pending_work(&pin()), heap.class_stats(class()).cached), (0, cached));
     all_drained(&heap);
 }
 

@@ -240,6 +240,20 @@ static void trimmed(void)
     free(again);
 }
 
+/* `realloc` to no bytes frees. */
+static void resized_to_nothing(void)
+{
+    const size_t size = 1 << 20;
+    size_t before = resident_pages();
+    for (int i = 0; i < 200; i++) {
+        void *memory = malloc(size);
+        CHECK(memory != NULL);
+        memset(memory, 1, size);
+        CHECK(realloc(memory, zero) == NULL);
+    }
+    CHECK(resident_pages() < before + 10000);
+}
+
 /* Memory that is zero anyway is not written to, even if it was used before. */
 static void zeroed_when_touched(void)
 {
@@ -322,6 +336,7 @@ int main(void)
     errno_stays();
     trimmed();
     zeroed_when_touched();
+    resized_to_nothing();
     misuse();
     puts("every entry point is as it should be");
     return 0;

@@ -141,7 +141,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns reclaimable memory to the page source: drains here and now like [`Heap::drain`], and
-    /// makes each remote CPU drain at its next [`Heap::tend`]. Returns the number of frames freed.
+    /// makes each remote CPU drain at its next [`Heap::run_pending_work`]. Returns the number of frames freed.
     ///
     /// For a page source without free memory, also inside an allocation or a free of this heap.
     /// Allocates nothing, and waits for no context that it may have interrupted. Cost: a look at
@@ -180,10 +180,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// let heap = Heap::new(Host, Host);
     /// let pin = Host.pin();
     /// heap.cpu_online(&pin)?;
-    /// assert_eq!(heap.tend(&pin), 0);
+    /// assert_eq!(heap.run_pending_work(&pin), 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn tend(&self, pin: &CpuPin) -> u64 {
+    pub fn run_pending_work(&self, pin: &CpuPin) -> u64 {
         let Some(area) = self.area(pin.cpu()) else { return 0 };
         let mut frames = 0;
         if area.drain_is_due() {

@@ -27,7 +27,7 @@ enum What {
     Program(&'static str, &'static str),
 }
 
-const RUNS: [Run; 11] = [
+const RUNS: [Run; 12] = [
     Run {
         what: What::Program("entry_points", "every entry point is as it should be\n"),
         uses: &[("entry_points", 1000)],
@@ -40,6 +40,11 @@ const RUNS: [Run; 11] = [
     Run {
         what: What::Program("threads", "600 threads, twice\nan allocation at the program's end\n"),
         uses: &[("threads", 100_000)],
+    },
+    Run {
+        what: What::Program("ended_threads", "2000 threads, one after another\n"),
+        // Of 511 threads there are at most 1 022 000.
+        uses: &[("ended_threads", 3_900_000)],
     },
     Run { what: What::Program("forks", "60 forks\n"), uses: &[("forks", 100_000)] },
     Run { what: What::Program("signals", "signal handlers allocated\n"), uses: &[("signals", 1_000_000)] },
