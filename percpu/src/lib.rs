@@ -64,7 +64,7 @@
 //! let memory = HEAP.try_alloc(wanted)?;
 //! // SAFETY: it is ours, and large enough.
 //! unsafe { memory.cast::<[u64; 8]>().write([7; 8]) };
-//! // SAFETY: allocated above with this layout, and not used any more.
+//! // SAFETY: allocated above with the layout, and not used any more.
 //! unsafe { HEAP.free(memory, wanted)? };
 //! assert_eq!(HEAP.cpu_stats(CpuId::BOOT).unwrap().hits, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

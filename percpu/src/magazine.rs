@@ -1,15 +1,15 @@
 //! Magazines: full batches of free objects, passed on as a whole (Bonwick and Adams, "Magazines and
 //! Vmem", USENIX 2001).
 //!
-//! A CPU has up to two of each class, *loaded* and *previous*. It allocates from the loaded
-//! magazine and frees into it. If the loaded magazine is empty and the previous magazine is full,
-//! or the other way round, the two change places. Only if both are empty, or both full, does a
-//! magazine come from the [depot](crate::depot) or go there. So a CPU that alternates between
-//! allocating and freeing at a magazine's edge does not use the depot.
+//! A CPU has up to two of each class, *loaded* and *previous*. The CPU allocates from the loaded
+//! magazine, and frees into the loaded magazine. If the loaded magazine is empty and the previous
+//! magazine is full, or the other way round, the two change places. Only if both are empty, or both
+//! full, does the CPU use the [depot](crate::depot). A CPU alternating between allocating and freeing
+//! at a magazine's edge does not use the depot.
 //!
-//! A magazine needs no memory of its own: its objects are linked through their first words. So a
-//! hit reads only the CPU's own line and the object's line, which its owner uses anyway. It also
-//! prepares the cache for the next object's line, which the next hit reads.
+//! A magazine needs no extra memory: the objects are linked through the first words. A hit
+//! reads only the CPU's own line and the object's line, used by the object's owner anyway. A hit also
+//! prepares the cache for the next object's line, to be read by the next hit.
 
 use core::ptr::NonNull;
 
@@ -19,7 +19,7 @@ use crate::slab::{Chain, SizeClass};
 pub(crate) const MAX_ROUNDS: usize = 256;
 
 /// A full magazine: [`SizeClass::rounds`] free objects of one class and one node, represented by
-/// the first of them. Dropping it loses the objects.
+/// the first object. Dropping the magazine loses the objects.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Magazine(NonNull<u8>);
@@ -28,12 +28,12 @@ pub(crate) struct Magazine(NonNull<u8>);
 unsafe impl Send for Magazine {}
 
 impl Magazine {
-    /// Creates the magazine that begins with `first`.
+    /// Creates the magazine beginning with `first`.
     ///
     /// # Safety
     ///
-    /// The caller owns the objects from `first` on: they are free, linked up to a null, of one
-    /// class and one node, and as many as the class's [`SizeClass::rounds`].
+    /// The caller owns the objects from `first` on: free, linked up to a null, of a single
+    /// class and a single node, and as many as the class's [`SizeClass::rounds`].
     pub(crate) const unsafe fn new(first: NonNull<u8>) -> Magazine {
         Magazine(first)
     }

@@ -379,19 +379,3 @@ fn many_freed_pages_wake_the_service_task() {
         }
     });
 }
-
-#[test]
-fn a_range_finds_frames_for_tables_in_freed_ones() {
-    let (sim, service, ranges) = booted(1);
-    sim.on(CpuId::BOOT, |pin| {
-        // At the low end; the high end, where short ranges lie, has no table yet.
-        let long = ranges.allocate(pin, &RangeRequest::pages(3000)).unwrap();
-        let taken = leave_frames(service, pin, 40);
-        drop(long);
-        let range = ranges.allocate(pin, &RangeRequest::pages(40)).unwrap();
-        check_guards(sim, &range);
-        ranges.validate(pin).unwrap();
-        drop(range);
-        give_back(service, pin, taken);
-    });
-}

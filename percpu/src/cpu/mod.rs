@@ -96,7 +96,7 @@ impl CpuId {
         place
     }
 
-    /// Returns true if tables of CPUs have this CPU's pointer in place.
+    /// Returns true if tables of CPUs have the CPU's pointer in place.
     #[inline]
     pub(crate) const fn is_near(self) -> bool {
         self.place() < NEAR_CPUS

@@ -1,15 +1,15 @@
 //! The depot: a node's shared stock of full magazines of one class.
 //!
 //! Each place is one pointer. Putting a magazine is a compare-and-swap from null, and taking a
-//! magazine is a swap with null, so ownership moves in one atomic step. There is no lock for an
+//! magazine is a swap with null: ownership moves in a single atomic step. The depot has no lock for an
 //! interrupted context to hold, no half-done push for a handler to wait for, and no next pointer
 //! for an ABA to corrupt. The number of places bounds the node's stock; a magazine without a place
-//! goes back to its slabs.
+//! goes back to the slabs.
 //!
-//! The stock is for CPUs that allocate. When many magazines in a row have found no place and none
+//! The stock is for allocating CPUs. When many magazines in a row have found no place and none
 //! was asked for, the CPUs free more than they will allocate soon: then the depot takes no more
-//! magazines, and gives up those that it has ([`Depot::shed`]), since each of their objects keeps
-//! a slab. The next request for a magazine ends this.
+//! magazines, and sheds the stock ([`Depot::shed`]), since each object in a magazine keeps
+//! a slab. The next request for a magazine ends the shedding.
 
 use core::ptr::{self, NonNull};
 
@@ -30,11 +30,11 @@ const MIN_PLACES: usize = PLACES / 2;
 /// The least number of objects of a magazine of many.
 const MANY: usize = 64;
 
-/// The number of places for magazines of fewer than [`MANY`] objects. Each of these magazines
+/// The number of places for magazines of fewer than [`MANY`] objects. Each such magazine
 /// keeps about 20 KiB, and may keep several times as much in slabs from being freed.
 const PLACES_OF_LARGE: usize = MIN_PLACES / 2;
 
-/// Returns the number of places that magazines of `class` may take.
+/// Returns the number of places for magazines of `class`.
 pub(crate) const fn places_of(class: SizeClass) -> usize {
     let rounds = class.rounds();
     if rounds < MANY {
@@ -45,14 +45,14 @@ pub(crate) const fn places_of(class: SizeClass) -> usize {
 
 /// Magazines of one class, shared between the CPUs of one node.
 pub(crate) struct Depot {
-    /// Null, or the first object of a magazine that belongs to the place.
+    /// Null, or the first object of the place's magazine.
     places: [AtomicPtr<u8>; PLACES],
-    /// Magazines refused since one was last asked for. Relaxed, and without read-modify-writes: it
+    /// Magazines refused since the last request. Relaxed, and without read-modify-writes: the number
     /// decides where free objects wait, and nothing else.
     refused: AtomicU32,
 }
 
-/// Returns the number of magazines that a depot refuses before it sheds its own.
+/// Returns the number of magazines refused by a depot before the depot sheds the stock.
 const fn patience(class: SizeClass) -> u32 {
     2 * places_of(class) as u32
 }
@@ -66,8 +66,8 @@ impl Depot {
         }
     }
 
-    /// Returns the places for magazines of `class`, those first that `cpu` looks at first. CPUs begin far from each
-    /// other, so that a CPU gets the magazine back that it left: its objects are in that CPU's caches.
+    /// Returns the places for magazines of `class`, in the order in which `cpu` looks at the places. CPUs begin far
+    /// apart, and a CPU gets back the magazines left by the CPU: the objects are in the CPU's caches.
     fn places_from(&self, class: SizeClass, cpu: CpuId) -> impl Iterator<Item = &AtomicPtr<u8>> {
         let places = places_of(class);
         // The bits of the number, the lowest first: 0, a half, a quarter, three quarters, and so on.
@@ -84,7 +84,7 @@ impl Depot {
         self.take_any(class, cpu)
     }
 
-    /// Takes a magazine of `class` to be returned to its slabs, if many were refused since one was asked for.
+    /// Takes a magazine of `class` to be returned to its slabs, if many were refused since the last request.
     pub(crate) fn shed(&self, class: SizeClass, cpu: CpuId) -> Option<Magazine> {
         if self.refused.load(Ordering::Relaxed) < patience(class) {
             return None;
@@ -133,7 +133,7 @@ impl Depot {
             }
         }
         self.refused.store(refused + 1, Ordering::Relaxed);
-        // SAFETY: no place took the magazine, so this context still owns it.
+        // SAFETY: no place took the magazine, so the context still owns it.
         Err(unsafe { Magazine::new(first) })
     }
 }

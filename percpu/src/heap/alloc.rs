@@ -35,7 +35,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// let layout = Layout::new::<[u32; 4]>();
     /// let memory = HEAP.try_alloc(layout)?;
     /// assert_eq!(memory.addr().get() % layout.align(), 0);
-    /// // SAFETY: the memory was allocated with this layout, and is not used any more.
+    /// // SAFETY: the memory was allocated with the layout, and is not used any more.
     /// unsafe { HEAP.free(memory, layout)? };
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -233,7 +233,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 }
 
 pub(super) fn mark_live(class: SizeClass, object: NonNull<u8>) {
-    // SAFETY: the object was just taken from a slab of this class.
+    // SAFETY: the object was just taken from a slab of the class.
     let slab = unsafe { Slab::of(object, class) };
     if let Some(index) = object_index(slab, class, object) {
         slab.live().set(index);

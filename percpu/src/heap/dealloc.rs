@@ -14,7 +14,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// `memory` came from this heap for the same `layout`, and is not used any more. Builds with
+    /// `memory` came from the heap for the same `layout`, and is not used any more. Builds with
     /// debug assertions or the `hardened` feature detect most breaches of this, but may crash on
     /// an address that is not readable as far back as a slab reaches.
     ///
@@ -35,7 +35,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// let layout = Layout::from_size_align(100, 8)?;
     /// let memory = HEAP.try_alloc(layout)?;
-    /// // SAFETY: the memory was allocated with this layout, and is not used any more.
+    /// // SAFETY: the memory was allocated with the layout, and is not used any more.
     /// unsafe { HEAP.free(memory, layout)? };
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -22,7 +22,7 @@ use crate::{CpuId, NodeId, Order, OutOfMemory, RunLength, SizeClass};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllocError {
-    /// This context can reach no free memory: the page source has no pages, and no slab has a free
+    /// The context can reach no free memory: the page source has no pages, and no slab has a free
     /// object. Objects in remote CPUs' magazines, and on lists in use by an interrupted context,
     /// are out of reach. Remote CPUs were asked to return their objects
     /// ([`Heap::reclaim`](crate::Heap::reclaim)), so a later call may succeed.
@@ -259,7 +259,7 @@ impl core::error::Error for ReallocError {}
 /// [`Heap::validate`](crate::Heap::validate).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Corruption {
-    /// The lists of this class stayed in use and were not checked; no fault is known.
+    /// The lists of the class stayed in use and were not checked; no fault is known.
     Busy {
         /// The node.
         node: NodeId,

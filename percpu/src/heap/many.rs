@@ -52,7 +52,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// let layout = Layout::new::<[u64; 8]>();
     /// let mut objects = [NonNull::dangling(); 32];
     /// heap.alloc_many(layout, &mut objects)?;
-    /// // SAFETY: allocated with this layout, and not used any more.
+    /// // SAFETY: allocated with the layout, and not used any more.
     /// let freed = unsafe { heap.free_many(layout, &objects) };
     /// assert_eq!(freed, Ok(()));
     /// # Ok(())
@@ -115,7 +115,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// let layout = Layout::new::<[u64; 8]>();
     /// let mut objects = [NonNull::dangling(); 4];
     /// heap.alloc_many(layout, &mut objects)?;
-    /// // SAFETY: allocated with this layout, and not used any more.
+    /// // SAFETY: allocated with the layout, and not used any more.
     /// unsafe { heap.free_many(layout, &objects)? };
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -3,18 +3,18 @@
 //! # The path of an object
 //!
 //! An allocation pops the CPU's loaded [magazine](crate::magazine): no lock, no atomic
-//! read-modify-write. Only this is inlined, for sizes up to 1 KiB; all other paths are behind a
-//! call. If both magazines are empty, the CPU takes a full magazine from its node's
-//! [depot](crate::depot), else fills a magazine from its node's [shelf](crate::slab), else makes a
-//! slab of pages from the source. A free takes the same path back, if the object's slab belongs to
-//! the CPU's node. An object of another node's slab returns at once, by one compare-and-swap on its
-//! slab. A slab without live objects returns its pages; each shelf keeps a magazine's worth of such
-//! slabs.
+//! read-modify-write. The previous magazine takes the place of an empty one. Only these steps are
+//! inlined, for sizes up to 4 KiB; all further paths are behind a call. If both magazines are empty,
+//! the CPU takes a full magazine from the node's [depot](crate::depot), else fills a magazine from
+//! the node's [shelf](crate::slab), else makes a slab of pages from the source. A free takes the same
+//! path back, if the object's slab belongs to the CPU's node. An object of another node's slab returns
+//! at once, by a compare-and-swap on the slab. A slab without live objects returns the slab's pages;
+//! each shelf keeps a magazine's worth of empty slabs.
 //!
 //! # Homes
 //!
 //! A slab belongs to the node requested for its pages, even if the source only had pages of another
-//! node. So a CPU always finds the slabs allocated for it, and its frees into them are local.
+//! node. A CPU thus always finds the slabs allocated for the CPU, and frees into these slabs are local.
 //!
 //! Objects freed by other nodes' CPUs are collected by CPUs of the home node that allocate, by the
 //! freeing CPU if several slabs wait, by [`Heap::run_pending_work`], and by [`Heap::reclaim`].
@@ -22,11 +22,11 @@
 //! # Contexts
 //!
 //! Everything works in every context, with nothing masked: thread, interrupt handler, NMI handler
-//! nested in either, a CPU that is not online yet. A use nested in another use on its CPU finds the
-//! CPU's cell busy, and takes the *shared path*: it tries the shelf's lock once, and without it
-//! frees to the slab's remote stack, or allocates from the shelf's inbox or a new slab. No context
-//! waits for a context that it interrupted, and none waits for another CPU without bound. The heap
-//! holds none of its locks while it calls [`PageSource`] or [`Platform::relax`].
+//! nested in either, a CPU not online yet. A use nested in another use on the CPU finds the
+//! CPU's cell busy, and takes the *shared path*: a try of the shelf's lock, and without the lock
+//! a free to the slab's remote stack, or an allocation from the shelf's inbox or a new slab. No context
+//! waits for an interrupted context, and none waits for another CPU without bound. The heap
+//! holds no lock while it calls [`PageSource`] or [`Platform::relax`].
 
 mod alloc;
 mod cpu;
@@ -143,7 +143,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         false
     }
 
-    /// How long this context may spin: not at all if it is nested in another use on its CPU.
+    /// How long the context may spin: not at all if it is nested in another use on its CPU.
     fn patience(&self, pin: &CpuPin) -> Patience {
         match self.caches.with(pin, |_| ()) {
             Err(Unavailable::Busy) => Patience::None,

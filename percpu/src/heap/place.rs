@@ -145,7 +145,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 if CHECKED && slab.live().clear(index) == WasLive::No {
                     return Err(InvalidFree::DoubleFree { address: memory.addr().get(), class });
                 }
-                // SAFETY: this context owns the memory by now. A stale mark would confirm a wrong
+                // SAFETY: the context owns the memory by now. A stale mark would confirm a wrong
                 // layout of the next owner.
                 unsafe { last_word(memory, place).write(0) };
                 self.dealloc_shared(pin, slab, class, memory, Patience::Bounded)

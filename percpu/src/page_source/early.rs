@@ -146,7 +146,7 @@ impl<const PAGES: usize> fmt::Debug for EarlyArea<PAGES> {
 /// // FRAMES has no memory yet.
 /// let word = Layout::new::<u64>();
 /// let early = HEAP.try_alloc(word)?;
-/// // SAFETY: allocated above with this layout.
+/// // SAFETY: allocated above with the layout.
 /// unsafe { HEAP.free(early, word)? };
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -118,7 +118,7 @@ impl Chain {
     /// Takes the objects one by one, and puts them on top of `onto`.
     pub(super) fn pour(mut self, onto: &mut Chain) {
         while let Some(object) = self.pop() {
-            // SAFETY: this chain owned the object, and both are of one slab.
+            // SAFETY: the chain owned the object, and both are of one slab.
             unsafe { onto.push(object) };
         }
     }

@@ -185,7 +185,7 @@ impl SizeClass {
         unsafe { Layout::from_size_align_unchecked(self.size(), WORD) }
     }
 
-    /// Returns the number of objects in a magazine of this class: about 20 KiB worth, 2 to 256.
+    /// Returns the number of objects in a magazine of the class: about 20 KiB worth, 2 to 256.
     #[must_use]
     pub const fn rounds(self) -> usize {
         ROUNDS[self.index()] as usize

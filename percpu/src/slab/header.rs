@@ -68,7 +68,7 @@ pub(super) struct Shelved {
 struct Remote {
     /// Stack of objects freed without the lock.
     freed: AtomicPtr<u8>,
-    /// The next slab in the shelf's inbox; valid while this slab is in it.
+    /// The next slab in the shelf's inbox; valid while the slab is in it.
     next_in_inbox: AtomicPtr<Header>,
 }
 
@@ -138,7 +138,7 @@ impl Slab {
                 next_in_inbox: AtomicPtr::new(ptr::null_mut()),
             },
         };
-        // SAFETY: this context owns the run, which is larger and more strictly aligned than a
+        // SAFETY: the context owns the run, which is larger and more strictly aligned than a
         // header.
         unsafe { slab.0.write(header) };
         let shape = SlabShape::ALL[class.index()];
@@ -243,12 +243,12 @@ impl Slab {
     ///
     /// # Safety
     ///
-    /// The caller owns `object`, an object of this slab.
+    /// The caller owns `object`, an object of the slab.
     pub(super) unsafe fn push_remote(self, object: NonNull<u8>) -> Pushed {
         let freed = &self.header().remote.freed;
         let mut head = freed.load(Ordering::Relaxed);
         loop {
-            // SAFETY: this context owns the object until the exchange below succeeds.
+            // SAFETY: the context owns the object until the exchange below succeeds.
             unsafe { link(object, NonNull::new(head)) };
             // Release pairs with the Acquire in `take_remote`: the context that takes the stack
             // sees the links, and the last uses of the objects. A head that was removed and pushed
@@ -265,7 +265,7 @@ impl Slab {
     ///
     /// # Safety
     ///
-    /// The objects are of this slab, at least one, and the slab was not published yet.
+    /// The objects are of the slab, at least one, and the slab was not published yet.
     pub(super) unsafe fn preset_remote(self, objects: Chain) {
         let head = objects.head().map_or(ptr::null_mut(), NonNull::as_ptr);
         // Relaxed: published with the slab, by the push into the inbox.
@@ -286,7 +286,7 @@ impl Slab {
         let mut head = freed.load(Ordering::Acquire);
         loop {
             let object = NonNull::new(head)?;
-            // SAFETY: the object stays on the stack until this context takes it.
+            // SAFETY: the object stays on the stack until the context takes it.
             let next = unsafe { next(object) }.map_or(ptr::null_mut(), NonNull::as_ptr);
             match freed.compare_exchange_weak(head, next, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) if next.is_null() => return Some((object, Left::Nothing)),
@@ -304,7 +304,7 @@ impl Slab {
     pub(super) unsafe fn take_remote(self) -> Chain {
         // Acquire pairs with the Release in `push_remote`.
         let head = self.header().remote.freed.swap(ptr::null_mut(), Ordering::Acquire);
-        // SAFETY: the swap transferred every object on the stack to this context.
+        // SAFETY: the swap transferred every object on the stack to the context.
         unsafe { Chain::walk(NonNull::new(head)) }
     }
 }

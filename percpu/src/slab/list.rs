@@ -35,7 +35,7 @@ impl SlabList {
     ///
     /// # Safety
     ///
-    /// The caller holds the shelf's lock; the slab is on this list.
+    /// The caller holds the shelf's lock; the slab is on the list.
     pub(super) unsafe fn remove(&mut self, slab: Slab) {
         // SAFETY: the caller holds the lock; one part is used at a time.
         unsafe {
@@ -57,7 +57,7 @@ impl SlabList {
     /// The caller holds the shelf's lock, or owns the list's slabs alone.
     pub(super) unsafe fn pop(&mut self) -> Option<Slab> {
         let slab = self.head?;
-        // SAFETY: the slab is on this list; the rest is the caller's promise.
+        // SAFETY: the slab is on the list; the rest is the caller's promise.
         unsafe { self.remove(slab) };
         Some(slab)
     }
@@ -66,7 +66,7 @@ impl SlabList {
     ///
     /// # Safety
     ///
-    /// The caller holds the shelf's lock; the slab is on this list.
+    /// The caller holds the shelf's lock; the slab is on the list.
     pub(super) unsafe fn after(&self, slab: Slab) -> Option<Slab> {
         // SAFETY: the caller's promise.
         unsafe { slab.shelved(|shelved| shelved.next) }

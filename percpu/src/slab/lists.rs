@@ -108,7 +108,7 @@ impl Lists {
             };
             // Objects lost behind an invalid link stay out, like the moved objects.
             self.counts.free -= before - left;
-            // SAFETY: the slab belongs to this shelf, and holds this place and number.
+            // SAFETY: the slab belongs to the shelf, and holds this place and number.
             unsafe { self.list(slab, place, left) };
         }
     }
@@ -117,7 +117,7 @@ impl Lists {
     ///
     /// # Safety
     ///
-    /// `slab` belongs to this shelf, and `freed` are objects of it without other holders.
+    /// `slab` belongs to the shelf, and `freed` are objects of it without other holders.
     pub(super) unsafe fn take_in(&mut self, slab: Slab, freed: Chain) {
         self.counts.free += freed.len();
         // SAFETY: the lock is held.
@@ -127,7 +127,7 @@ impl Lists {
                 (shelved.place, shelved.free.len())
             })
         };
-        // SAFETY: the slab belongs to this shelf, and holds this place and number.
+        // SAFETY: the slab belongs to the shelf, and holds this place and number.
         unsafe { self.list(slab, place, free) };
     }
 
@@ -135,7 +135,7 @@ impl Lists {
     ///
     /// # Safety
     ///
-    /// `object` is an object of `slab` without other holders; `slab` belongs to this shelf.
+    /// `object` is an object of `slab` without other holders; `slab` belongs to the shelf.
     #[inline]
     pub(super) unsafe fn give(&mut self, slab: Slab, object: NonNull<u8>) {
         self.counts.free += 1;
@@ -146,7 +146,7 @@ impl Lists {
                 (shelved.place, shelved.free.len())
             })
         };
-        // SAFETY: the slab belongs to this shelf, and holds this place and number.
+        // SAFETY: the slab belongs to the shelf, and holds this place and number.
         unsafe { self.list(slab, place, free) };
     }
 
@@ -154,7 +154,7 @@ impl Lists {
     ///
     /// # Safety
     ///
-    /// The slab belongs to this shelf.
+    /// The slab belongs to the shelf.
     #[inline]
     unsafe fn list(&mut self, slab: Slab, place: Place, free: usize) {
         let target = self.place(free);
@@ -209,7 +209,7 @@ impl Lists {
     ///
     /// # Safety
     ///
-    /// The slab belongs to this shelf, is on no list, and has no live object.
+    /// The slab belongs to the shelf, is on no list, and has no live object.
     unsafe fn discard(&mut self, slab: Slab) {
         self.counts.slabs -= 1;
         self.counts.free -= self.capacity();

@@ -241,7 +241,7 @@ impl<T> CpuLocal<T> {
     ///
     /// # Safety
     ///
-    /// `slot` is that of the CPU on which this context is pinned, or [`no_slot`].
+    /// `slot` is that of the CPU on which the context is pinned, or [`no_slot`].
     #[inline(always)]
     unsafe fn with_slot<R>(slot: *mut Slot<T>, f: impl FnOnce(&T) -> R) -> Result<R, Unavailable> {
         #[cfg(loom)]
@@ -255,13 +255,13 @@ impl<T> CpuLocal<T> {
         }
         head.busy.store(true, Ordering::Relaxed);
         let release = Release(&head.busy);
-        // The accesses of `f` stay between the two stores to `busy`, as seen by this CPU's own
+        // The accesses of `f` stay between the two stores to `busy`, as seen by the CPU's own
         // interrupt handlers.
         compiler_fence(Ordering::SeqCst);
         // SAFETY: `NO_SLOT` is always busy, so this is a slot.
         let value = unsafe { &(*slot).value };
         // SAFETY: the pin proves that this is the slot's own CPU, so remote CPUs are out. `busy`
-        // was clear, so no interrupted context of this CPU is inside. An interrupting context finds
+        // was clear, so no interrupted context of the CPU is inside. An interrupting context finds
         // it set from here on, and a handler that ran between the check and the store has finished
         // with it (`Platform` requires that contexts of a CPU nest).
         let result = value.with(|value| f(unsafe { &*value }));

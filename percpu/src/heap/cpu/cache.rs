@@ -211,14 +211,14 @@ impl CpuCache {
         let depot = &node.class(class).depot;
         if let Err(surplus) = depot.put(class, pin.cpu(), surplus) {
             for full in [Some(surplus), depot.shed(class, pin.cpu())].into_iter().flatten() {
-                // SAFETY: the magazine is of this class.
+                // SAFETY: the magazine is of the class.
                 heap.flush(pin, node, class, Patience::Bounded, unsafe { full.into_chain(class) });
             }
         }
         Ok(())
     }
 
-    /// Returns all objects and runs to the heap. Returns the number of frames freed by that.
+    /// Returns all objects and runs to the heap. Returns the number of frames freed.
     pub(in crate::heap) fn flush<P: Platform, S: PageSource>(&self, heap: &Heap<P, S>, pin: &CpuPin) -> u64 {
         if !self.is_online() {
             return 0;

@@ -1,4 +1,4 @@
-//! One CPU's magazines of one class.
+//! A CPU's magazines of a class.
 
 use core::cell::Cell;
 use core::mem;
@@ -10,7 +10,7 @@ use crate::magazine::Magazine;
 use crate::slab::{self, Chain, SizeClass, Slab, SlabShape, SlabTag};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// The two magazines of one class, the facts checked by a free, and the counters: a cache line.
+/// The two magazines of a class, the facts checked by a free, and the counters: a cache line.
 #[repr(align(64))]
 pub(super) struct ClassCache {
     /// The first object of the loaded magazine, if any.
@@ -30,7 +30,7 @@ pub(super) struct ClassCache {
 
 const _: () = assert!(cfg!(loom) || mem::size_of::<ClassCache>() == 64);
 
-/// Tells the compiler that a path is rare: its instructions are placed behind those of a hit.
+/// Tells the compiler of a rare path: the instructions are placed behind a hit's.
 // `core::hint::cold_path` is younger than the oldest supported compiler.
 #[cold]
 #[inline]
@@ -51,7 +51,7 @@ impl ClassCache {
         }
     }
 
-    /// Takes an object from the loaded magazine, or, if that is empty, from the previous magazine, which is loaded then.
+    /// Takes an object from the loaded magazine, or, if the loaded magazine is empty, from the previous magazine, to be loaded then.
     #[inline]
     pub(super) fn pop(&self) -> Option<NonNull<u8>> {
         let object = match self.loaded.get() {
@@ -73,7 +73,7 @@ impl ClassCache {
     }
 
     /// Puts an object into the loaded magazine, if the object is of the class and the node and
-    /// there is room. A full magazine is set aside first if there is no previous magazine.
+    /// there is room. A full magazine is set aside first, without a previous magazine.
     ///
     /// # Safety
     ///
@@ -82,10 +82,10 @@ impl ClassCache {
     #[inline]
     pub(super) unsafe fn push(&self, object: NonNull<u8>) -> bool {
         let mut top = self.loaded.get();
-        // The slab of the magazine's top object is of this class and this node, so its header need not be read. This
-        // is the common case where objects are freed in the order of their addresses.
+        // The slab of the magazine's top object is of the class and the node, and the header need not be read. The
+        // case is common where objects are freed in the order of the addresses.
         let apart = (object.addr().get() ^ top.map_or(0, |top| top.addr().get())) & self.mask;
-        // One comparison checks that the address is in a slab, of this class, of this node.
+        // One comparison checks that the address is in a slab, of the class, of the node.
         // SAFETY: the caller's promise; the tag is checked first.
         if apart != 0 && unsafe { Slab::masked(object, self.mask) }.tag() != self.tag {
             return false;
@@ -142,28 +142,28 @@ impl ClassCache {
         self.previous.replace(full)
     }
 
-    /// Gives the empty magazine its room. Call when the CPU goes online.
+    /// Gives room to the empty magazine. Call when the CPU goes online.
     pub(super) fn open(&self) {
         self.room.set(self.class.rounds());
     }
 
-    /// Leaves the empty magazine without room, so that no free is served. Call when the CPU goes
+    /// Leaves the empty magazine without room: no free is served. Call when the CPU goes
     /// offline.
     pub(super) fn close(&self) {
         self.room.set(0);
     }
 
-    /// Counts a free of an object that belongs elsewhere.
+    /// Counts a free of an object of another node.
     pub(super) fn count_free(&self) {
         bump(&self.frees);
     }
 
-    /// Returns the allocations so far.
+    /// Returns the number of allocations.
     pub(super) fn allocations(&self) -> u64 {
         self.allocations.load(Ordering::Relaxed)
     }
 
-    /// Returns the frees so far.
+    /// Returns the number of frees.
     pub(super) fn frees(&self) -> u64 {
         self.frees.load(Ordering::Relaxed)
     }
@@ -173,7 +173,7 @@ impl ClassCache {
         let rounds = self.class.rounds();
         let held = rounds.saturating_sub(self.room.replace(rounds));
         // SAFETY: the loaded magazine held that many objects, and no longer refers to them; the
-        // previous magazine is of this class.
+        // previous magazine is of the class.
         unsafe {
             let loaded = self.loaded.take().map(|first| Chain::of(first, held));
             let previous = self.previous.take().map(|full| full.into_chain(self.class));
@@ -217,7 +217,7 @@ mod tests {
 
     impl<const COUNT: usize> Drop for Pages<COUNT> {
         fn drop(&mut self) {
-            // SAFETY: allocated with this layout; no slab is used any more.
+            // SAFETY: allocated with the layout; no slab is used any more.
             unsafe { dealloc(self.0.as_ptr(), Pages::<COUNT>::layout()) };
         }
     }

@@ -17,13 +17,13 @@ const PAGE_ORDER: Order = Order::FRAME;
 const _: () = assert!(size_of::<Page>() as u64 <= PAGE_ORDER.bytes());
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Gives the pinned CPU its magazines, in memory of its node. From here on the CPU uses them. A
-    /// CPU that was offline gets its old magazines again. Nested in another use of the heap on this
+    /// Gives the pinned CPU its magazines, in memory of the CPU's node. From here on the CPU uses the magazines. A
+    /// CPU back online gets the old magazines again. Nested in another use of the heap on this
     /// CPU, the call changes nothing.
     ///
     /// # Errors
     ///
-    /// Returns [`AllocError`] if there is no memory for the magazines. The CPU continues without
+    /// Returns [`AllocError`] without memory for the magazines. The CPU continues without
     /// magazines, which is slower but correct.
     ///
     /// # Examples
@@ -48,13 +48,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         unsafe { CpuArea::new_in(run, node) };
         // SAFETY: the area begins with the slot, and the address is that of all of the area.
         if !unsafe { self.caches.install_at(pin.cpu(), run.cast()) } {
-            // An interrupt handler of this CPU was faster. SAFETY: the area was never published.
+            // An interrupt handler of the CPU was faster. SAFETY: the area was never published.
             unsafe { self.source.free(pin, run, CpuArea::ORDER) };
         }
         Ok(())
     }
 
-    /// Sees to it that there is room for the address of the pinned CPU's area: CPUs from the 65th on share pages.
+    /// Makes room for the address of the pinned CPU's area: CPUs from the 65th on share pages.
     fn place_page(&self, pin: &CpuPin, node: NodeId) -> Result<(), AllocError> {
         if !self.caches.has_room(pin.cpu()) {
             let page = self.pages(pin, node, PAGE_ORDER)?;
@@ -70,7 +70,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(())
     }
 
-    /// Returns the bytes of the pages with such addresses, and with those of far nodes' heaps.
+    /// Returns the bytes of the pages with addresses of areas and of far nodes' heaps.
     pub(in crate::heap) fn page_bytes(&self) -> u64 {
         self.caches.page_count() as u64 * PAGE_ORDER.bytes() + self.far_node_bytes()
     }
@@ -81,7 +81,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Errors
     ///
     /// Returns [`Unavailable::NotInstalled`] if the CPU never was online, and [`Unavailable::Busy`]
-    /// if the call is nested in another use of the heap on this CPU. Nothing was done.
+    /// if the call is nested in another use of the heap on the CPU. Nothing was done.
     ///
     /// # Examples
     ///
@@ -103,11 +103,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns cached memory to the page source: the pinned CPU's magazines (unless the call is
-    /// nested in another use on this CPU), all nodes' depots, objects freed from other nodes, and
-    /// all slabs without a live object. The magazines of remote CPUs can be returned by those CPUs
-    /// only; [`Heap::reclaim`] asks them to. Returns the number of frames freed.
+    /// nested in another use on the CPU), all nodes' depots, objects freed from other nodes, and
+    /// all slabs without a live object. The magazines of remote CPUs can be returned by the remote CPUs
+    /// only, as asked by [`Heap::reclaim`]. Returns the number of frames freed.
     ///
-    /// Allocates nothing, and may be called by the page source inside an allocation of this heap.
+    /// Allocates nothing, and may be called by the page source inside an allocation of the heap.
     ///
     /// # Examples
     ///
@@ -119,7 +119,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// let heap = Heap::new(Host, Host);
     /// let layout = Layout::new::<[u64; 8]>();
     /// let memory = heap.try_alloc(layout)?;
-    /// // SAFETY: allocated above with this layout, and not used any more.
+    /// // SAFETY: allocated above with the layout, and not used any more.
     /// unsafe { heap.free(memory, layout)? };
     /// assert!(heap.drain(&Host.pin()) > 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -143,8 +143,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Returns reclaimable memory to the page source: drains here and now like [`Heap::drain`], and
     /// makes each remote CPU drain at its next [`Heap::run_pending_work`]. Returns the number of frames freed.
     ///
-    /// For a page source without free memory, also inside an allocation or a free of this heap.
-    /// Allocates nothing, and waits for no context that it may have interrupted. Cost: a look at
+    /// For a page source without free memory, also inside an allocation or a free of the heap.
+    /// Allocates nothing, and waits for no interrupted context. Cost: a look at
     /// every class of every node.
     ///
     /// ```
@@ -165,11 +165,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.drain(pin)
     }
 
-    /// Does the heap's pending work on the pinned CPU once: drains if a remote CPU asked for it,
-    /// and collects objects of this CPU's node freed by other nodes' CPUs. Returns the number of
+    /// Does the heap's pending work on the pinned CPU once: drains if a remote CPU asked for a drain,
+    /// and collects objects of the CPU's node freed by other nodes' CPUs. Returns the number of
     /// frames freed to the page source.
     ///
-    /// For service tasks and idle loops. Cost: a few loads if there is nothing to do.
+    /// For service tasks and idle loops. Cost: a few loads without work.
     ///
     /// # Examples
     ///
@@ -207,7 +207,7 @@ impl<P: Platform, S: PageSource> Drop for Heap<P, S> {
     fn drop(&mut self) {
         let pin = self.platform.pin();
         for (cpu, _) in self.areas() {
-            // SAFETY: the heap has no other users, so this context may stand in for every CPU in
+            // SAFETY: the heap has no other users, so the context may stand in for every CPU in
             // its cells; the source receives the true pin.
             let stand_in = unsafe { CpuPin::new(cpu) };
             let _ = self.caches.with(&stand_in, |cache| cache.flush(self, &pin));

@@ -1,10 +1,10 @@
 //! One CPU's cache of runs of pages, for the next large objects.
 //!
-//! A free of a large object keeps its run here, and the next allocation of that length takes it: no
-//! lock, no read-modify-write, and no shared line except the object's and its entry in the
-//! [record](crate::heap::large::runs). Runs of one length are linked through their first words. The record marks
-//! each of them as cached, so a second free is refused. The record is checked before a link is
-//! followed, so a link overwritten after the free is not followed.
+//! A free of a large object keeps the run here, and the next allocation of the length takes the run: no
+//! lock, no read-modify-write, and no shared line except the object's and the entry in the
+//! [record](crate::heap::large::runs). Runs of a length are linked through the first words. The record marks
+//! each cached run, and a second free is refused. The record is checked before a link is
+//! followed: a link overwritten after the free is not followed.
 //!
 //! A cache holds up to [`MAX_PAGES`] pages, and up to [`MAX_RUNS`] runs of a length of up to 1 MiB.
 //! If a run finds no room, runs of other lengths are evicted, in turn. Cached runs return to the
@@ -22,7 +22,7 @@ use crate::{CpuId, NodeId, Order, RunLength};
 /// The most pages in a CPU's cache: 2 MiB.
 pub(in crate::heap) const MAX_PAGES: u32 = 512;
 
-/// The most cached runs of one length.
+/// The most cached runs of a length.
 pub(in crate::heap) const MAX_RUNS: u32 = 16;
 
 /// The lengths up to 1 MiB.
@@ -43,21 +43,21 @@ pub(in crate::heap) struct RunCache {
     bins: [Bin; BINS],
     /// Pages of all cached runs.
     pages: Cell<u32>,
-    /// The maximum number of runs of a length: [`MAX_RUNS`], or zero while the CPU is offline, or if its node is one of
-    /// those that the record does not tell apart.
+    /// The maximum number of runs of a length: [`MAX_RUNS`], or zero while the CPU is offline, or if the record does not
+    /// tell the CPU's node from others.
     max_runs: Cell<u32>,
     /// The length at which the next eviction starts.
     next_evicted: Cell<usize>,
     home: Home,
-    /// Recently used leaves, by the lower bits of their numbers: most uses find their leaf here.
+    /// Recently used leaves, by the lower bits of the numbers: most uses find the leaf here.
     leaves: [Remembered; LEAVES],
 }
 
-/// The runs of one length.
+/// The runs of a length.
 struct Bin {
     first: Cell<Option<NonNull<u8>>>,
     count: AtomicU32,
-    /// Allocations less frees of this CPU; wraps if it frees more.
+    /// Allocations less frees of the CPU; wraps if the CPU frees more.
     live: AtomicU64,
 }
 
@@ -75,13 +75,13 @@ impl Bin {
     }
 }
 
-/// A leaf, and its number.
+/// A leaf, and the leaf's number.
 struct Remembered {
     number: Cell<usize>,
     leaf: Cell<*const Leaf>,
 }
 
-/// Runs to be returned to the source, recorded as cached and linked through their first words.
+/// Runs to be returned to the source, recorded as cached and linked through the first words.
 #[derive(Debug)]
 #[must_use]
 pub(in crate::heap) struct Evicted(Option<NonNull<u8>>);
@@ -165,7 +165,7 @@ impl RunCache {
         self.max_runs.set(0);
     }
 
-    /// Takes a run of `length`, if there is a run aligned to `align` bytes. Uses remembered leaves
+    /// Takes a run of `length`, if any is aligned to `align` bytes. Uses remembered leaves
     /// of the record only, and makes no calls: see [`RunCache::prepare_pop`].
     #[inline(always)]
     pub(in crate::heap) fn pop(&self, length: RunLength, align: usize) -> Option<NonNull<u8>> {
@@ -175,15 +175,15 @@ impl RunCache {
         if address & (align - 1) != 0 || !self.leaf(address)?.uncache(address, self.of_home(length)) {
             return None;
         }
-        // SAFETY: the record marks the run as cached, and it is in this CPU's list.
+        // SAFETY: the record marks the run as cached, and it is in the CPU's list.
         bin.first.set(unsafe { next(run) });
         bin.count_taken();
         self.pages.set(self.pages.get() - length.pages() as u32);
         Some(run)
     }
 
-    /// Takes the longest run that is longer than `length`, if there is one aligned to `align` bytes. Returns the run
-    /// and its length.
+    /// Takes the longest run longer than `length`, if any is aligned to `align` bytes. Returns the run
+    /// and the run's length.
     ///
     /// Bound: a look at each length.
     pub(in crate::heap) fn pop_longer(
@@ -199,12 +199,12 @@ impl RunCache {
     }
 
     /// Puts the large object at `memory` into the cache. Returns false, with nothing changed, if
-    /// the object does not have `length`, or is not of the CPU's node, or if there is no room. Uses
+    /// the object does not have `length`, or is not of the CPU's node, or without room. Uses
     /// remembered leaves of the record only, and makes no calls: see [`RunCache::prepare_push`].
     ///
     /// # Safety
     ///
-    /// The caller owns the large object, if one is recorded there.
+    /// The caller owns the large object, if any is recorded at `memory`.
     #[inline(always)]
     pub(in crate::heap) unsafe fn push(&self, memory: NonNull<u8>, length: RunLength) -> bool {
         let Some(bin) = self.bins.get(length.index()) else { return false };
@@ -216,7 +216,7 @@ impl RunCache {
         if !self.leaf(address).is_some_and(|leaf| leaf.cache(address, self.of_home(length))) {
             return false;
         }
-        // SAFETY: this context owns the run by now.
+        // SAFETY: the context owns the run by now.
         unsafe { link(memory, bin.first.get()) };
         bin.first.set(Some(memory));
         bin.count_kept();
@@ -230,9 +230,9 @@ impl RunCache {
         LargeRun { length, home: self.home }
     }
 
-    /// Remembers the leaf for a [`RunCache::pop`] that found nothing. If the first run of `length`
-    /// is not recorded as cached, two CPUs freed it at the same time, or it was written to after
-    /// its free. Then the runs of that length are lost, and the error is returned.
+    /// Remembers the leaf for a [`RunCache::pop`] without a result. If the first run of `length`
+    /// is not recorded as cached, two CPUs freed the run at the same time, or the run was written to after
+    /// the free. Then the runs of the length are lost, and the error is returned.
     pub(in crate::heap) fn prepare_pop(&self, record: &Runs, length: RunLength) -> Option<InvalidFree> {
         let bin = self.bins.get(length.index())?;
         let address = bin.first.get()?.addr().get();
@@ -273,7 +273,7 @@ impl RunCache {
     fn leaf(&self, address: usize) -> Option<&Leaf> {
         let number = Leaf::number_of(address);
         let remembered = &self.leaves[number % LEAVES];
-        // SAFETY: the leaf belongs to this heap's record, which lives as long as the heap.
+        // SAFETY: the leaf belongs to the heap's record, which lives as long as the heap.
         (remembered.number.get() == number).then(|| unsafe { &*remembered.leaf.get() })
     }
 
@@ -285,7 +285,7 @@ impl RunCache {
         }
     }
 
-    /// Takes out the run of `length` at `address`, if it is in this CPU's list.
+    /// Takes out the run of `length` at `address`, if it is in the CPU's list.
     ///
     /// Bound: a search of [`MAX_RUNS`] runs.
     pub(in crate::heap) fn take_at(&self, record: &Runs, address: usize, length: RunLength) -> Evicted {
@@ -296,7 +296,7 @@ impl RunCache {
         while let Some(run) =
             at.filter(|run| record.at(run.addr().get()) == Some(Run::Cached(self.of_home(length))))
         {
-            // SAFETY: the record marks the run as cached, and it is in this CPU's list.
+            // SAFETY: the record marks the run as cached, and it is in the CPU's list.
             let behind = unsafe { next(run) };
             if run.addr().get() != address {
                 (before, at) = (at, behind);
@@ -309,7 +309,7 @@ impl RunCache {
             }
             bin.count.store(bin.count.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
             self.pages.set(self.pages.get() - length.pages() as u32);
-            // SAFETY: the run was in this CPU's list.
+            // SAFETY: the run was in the CPU's list.
             unsafe { taken.push(run) };
             break;
         }
@@ -330,7 +330,7 @@ impl RunCache {
         let (Some(length), Some(bin)) = (RunLength::new(index), self.bins.get(index)) else { return };
         let mut runs = Evicted(bin.first.take());
         while let Some((run, _)) = runs.pop(record) {
-            // SAFETY: the run was in this CPU's list.
+            // SAFETY: the run was in the CPU's list.
             unsafe { evicted.push(run) };
         }
         self.forget_all(bin, length);
@@ -362,7 +362,7 @@ impl RunCache {
                 at.filter(|run| found <= counted && record.at(run.addr().get()) == Some(cached))
             {
                 found += 1;
-                // SAFETY: the record marks the run as cached, and it is in this CPU's list.
+                // SAFETY: the record marks the run as cached, and it is in the CPU's list.
                 at = unsafe { next(run) };
             }
             if at.is_some() || found != counted || counted > MAX_RUNS {

@@ -31,7 +31,7 @@ use crate::{PageSource, Platform};
 /// assert_eq!(bytes.as_slice(), b"bytes");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-// SAFETY: a block belongs to its holder alone until it is freed, by this heap or a reference to it;
+// SAFETY: a block belongs to its holder alone until it is freed, by the heap or a reference to it;
 // moving the heap moves no block, since blocks lie in runs of the page source.
 unsafe impl<P: Platform, S: PageSource> Allocator for Heap<P, S> {
     #[inline]

@@ -151,7 +151,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_box<T>(&self, value: T) -> Result<InHeap<'_, T, P, S>, NoRoom<T>> {
-        // SAFETY: just allocated by this heap, for a value of this type.
+        // SAFETY: just allocated by the heap, for a value of this type.
         unsafe { place(self.try_alloc(Layout::new::<T>()), value, self) }
     }
 
@@ -177,7 +177,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// ```
     pub fn try_box_zeroed<T>(&self) -> Result<InHeap<'_, MaybeUninit<T>, P, S>, AllocError> {
         let memory = self.try_alloc_zeroed(Layout::new::<T>())?;
-        // SAFETY: just allocated by this heap, for a value of this type; any bytes will do.
+        // SAFETY: just allocated by the heap, for a value of this type; any bytes will do.
         Ok(unsafe { HeapBox::from_raw(memory.cast(), self) })
     }
 
@@ -203,7 +203,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     pub fn try_slice_zeroed<T>(&self, len: usize) -> Result<InHeap<'_, [MaybeUninit<T>], P, S>, AllocError> {
         let memory = self.try_alloc_zeroed(slice::<T>(len)?)?;
         let values = NonNull::slice_from_raw_parts(memory.cast(), len);
-        // SAFETY: just allocated by this heap, for a slice of that length; any bytes will do.
+        // SAFETY: just allocated by the heap, for a slice of that length; any bytes will do.
         Ok(unsafe { HeapBox::from_raw(values, self) })
     }
 
@@ -232,7 +232,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         value: impl FnMut(usize) -> T,
     ) -> Result<InHeap<'_, [T], P, S>, AllocError> {
         let layout = slice::<T>(len)?;
-        // SAFETY: just allocated by this heap, with the slice's layout.
+        // SAFETY: just allocated by the heap, with the slice's layout.
         Ok(unsafe { fill(self.try_alloc(layout)?, len, layout, self, value) })
     }
 }
@@ -256,7 +256,7 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_box<T>(&self, value: T) -> Result<InHeap<'h, T, P, S>, NoRoom<T>> {
-        // SAFETY: just allocated by this heap, for a value of this type.
+        // SAFETY: just allocated by the heap, for a value of this type.
         unsafe { place(self.try_alloc(Layout::new::<T>()), value, self.heap) }
     }
 
@@ -271,7 +271,7 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
         value: impl FnMut(usize) -> T,
     ) -> Result<InHeap<'h, [T], P, S>, AllocError> {
         let layout = slice::<T>(len)?;
-        // SAFETY: just allocated by this heap, with the slice's layout.
+        // SAFETY: just allocated by the heap, with the slice's layout.
         Ok(unsafe { fill(self.try_alloc(layout)?, len, layout, self.heap, value) })
     }
 }

@@ -16,7 +16,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// [`Heap::free_by_address`], and [`Heap::free`] or [`Heap::try_realloc`] with a layout of
     /// this many bytes and of word alignment.
     ///
-    /// Returns `None` if no allocation of this heap can start at `memory`. An allocation of no
+    /// Returns `None` if no allocation of the heap can start at `memory`. An allocation of no
     /// bytes has no memory, so for its address the result is `None`, too. For freed memory the
     /// result is unspecified.
     ///
@@ -56,7 +56,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// `memory` came from this heap, for a layout of at least one byte, and is not used any more. A
+    /// `memory` came from the heap, for a layout of at least one byte, and is not used any more. A
     /// breach that is refused is not undefined behaviour, and any address outside the runs of this
     /// heap may be passed.
     ///
@@ -90,7 +90,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             // SAFETY: the caller's promise.
             return unsafe { self.dealloc_large_by_address(memory) };
         };
-        // SAFETY: the caller's promise; the record says that the address lies in a slab of this class.
+        // SAFETY: the caller's promise; the record says that the address lies in a slab of the class.
         if unsafe { self.push(class, memory) } {
             return Ok(());
         }

@@ -122,7 +122,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// let heap = Heap::new(Host, Host);
     /// let layout = Layout::new::<[u64; 8]>();
     /// let memory = heap.alloc_on(NodeId::ZERO, layout)?;
-    /// // SAFETY: allocated above with this layout, and not used any more.
+    /// // SAFETY: allocated above with the layout, and not used any more.
     /// unsafe { heap.free(memory, layout)? };
     ///
     /// let node = NodeId::new(9).unwrap();
@@ -210,7 +210,7 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
     /// let heap = Heap::new(Host, Host);
     /// let layout = Layout::new::<[u64; 8]>();
     /// let memory = heap.on(NodeId::ZERO)?.try_alloc(layout)?;
-    /// // SAFETY: allocated above with this layout, and not used any more.
+    /// // SAFETY: allocated above with the layout, and not used any more.
     /// unsafe { heap.free(memory, layout)? };
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

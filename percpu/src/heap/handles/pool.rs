@@ -179,7 +179,7 @@ impl<'h, T, P: Platform, S: PageSource> Pool<'h, T, P, S> {
         let free = |object| unsafe { self.heap.deallocate(object, Self::OBJECT) };
         let (memory, len) = block.dissolve(free);
         if let Some(layout) = NewBlock::layout(len) {
-            // SAFETY: allocated with this layout; the block is not used any more.
+            // SAFETY: allocated with the layout; the block is not used any more.
             unsafe { self.heap.deallocate(memory, layout) };
         }
     }

@@ -9,7 +9,7 @@ use crate::slab::take_broken;
 use crate::{PageSource, Platform};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Reports a broken link of this heap, if one was found. Cost: one load if none was found.
+    /// Reports a broken link of the heap, if one was found. Cost: one load if none was found.
     #[inline]
     pub(in crate::heap) fn report_broken_link(&self) {
         let mut class = None;

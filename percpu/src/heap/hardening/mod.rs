@@ -181,7 +181,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 }
             }
             let pin = self.platform.pin();
-            // SAFETY: this context owns the block.
+            // SAFETY: the context owns the block.
             return Ok(unsafe { block.prepare(memory, pin.cpu(), site) });
         }
     }
@@ -261,7 +261,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Returns the place of the block at `start` in the record of all runs, if the block was
-    /// allocated, or left there, with this layout.
+    /// allocated, or left there, with the layout.
     fn block_place(&self, start: NonNull<u8>, outer: Layout) -> Option<Place> {
         let (place, room) = (self.place_of(start)?, Room::of(outer)?);
         if place.room() == room { Some(place) } else { self.left_place(start, room) }
@@ -303,7 +303,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                     let invalid = InvalidFree::DoubleFree { address: taken.address, class };
                     return Err(self.refuse(invalid, Some(class)));
                 }
-                // SAFETY: this context owns the block by now.
+                // SAFETY: the context owns the block by now.
                 unsafe {
                     match poison::pattern(self.hardening) {
                         Some(pattern) => poison::fill(taken.start, class, pattern),

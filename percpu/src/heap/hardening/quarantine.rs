@@ -69,7 +69,7 @@ impl Quarantine {
     ///
     /// The caller owns the block, which is of `class`.
     unsafe fn push(&self, block: NonNull<u8>, class: SizeClass) {
-        // SAFETY: this context owns the block, and the queue owns the newest block.
+        // SAFETY: the context owns the block, and the queue owns the newest block.
         unsafe {
             link(block, None);
             match self.newest.replace(Some(block)) {

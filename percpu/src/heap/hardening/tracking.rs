@@ -49,7 +49,7 @@ unsafe impl<P: Platform, S: PageSource> Allocator for Pages<'_, P, S> {
 
     unsafe fn deallocate(&self, run: NonNull<u8>, layout: Layout) {
         if let Some(order) = Order::for_bytes(layout.size().max(layout.align()) as u64) {
-            // SAFETY: `allocate` took the run from the source with this order.
+            // SAFETY: `allocate` took the run from the source with the order.
             unsafe { self.0.source.free(&self.0.platform.pin(), run, order) };
         }
     }
@@ -184,7 +184,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let is_there = || self.runs.at(address) == Some(Run::Large(run));
         let (found, left) = self.inspection.look(address, is_there, || read(start)).ok()?;
         if left == Left::ToTheCaller {
-            // SAFETY: the owner has freed the object, and left the run to this context.
+            // SAFETY: the owner has freed the object, and left the run to the context.
             unsafe { self.source.free_run(pin, start, run.length) };
         }
         found

@@ -1,7 +1,7 @@
 //! Objects beyond the largest class: each is a run of pages, in the heap's record.
 //!
 //! Most come from the CPU's [cache of runs](crate::heap::cpu::run_cache) and return there. If the cache has no
-//! run of the length, or no room, or the use is nested in another use on this CPU, the run comes
+//! run of the length, or no room, or the use is nested in another use on the CPU, the run comes
 //! from the source, or returns there. The same holds for a run requested on another node than the
 //! CPU's.
 
@@ -215,7 +215,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 Ok(run)
             }
             Err(error) => {
-                // SAFETY: the run just came from the source, with this length.
+                // SAFETY: the run just came from the source, with the length.
                 unsafe { self.source.free_run(pin, run, length) };
                 Err(error)
             }
@@ -234,7 +234,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         match self.record(pin, node, pages.addr().get(), run) {
             Ok(()) => Ok(pages),
             Err(error) => {
-                // SAFETY: the pages just came from the source, with this order.
+                // SAFETY: the pages just came from the source, with the order.
                 unsafe { self.source.free(pin, pages, order) };
                 Err(error)
             }
@@ -315,7 +315,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return Err(InvalidFree::NotLarge { address, size: run.length.bytes() as usize });
         }
         self.large.freed(run.length.bytes());
-        // SAFETY: `recorded_run` took the run from the source with this length, and the caller
+        // SAFETY: `recorded_run` took the run from the source with the length, and the caller
         // releases it.
         unsafe { self.return_run(pin, memory, run.length) };
         Ok(())
@@ -325,7 +325,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// The run came from the source with this length, and has no users.
+    /// The run came from the source with the length, and has no users.
     unsafe fn return_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
         #[cfg(feature = "leak-tracking")]
         if self.inspection.takes_over(run.addr().get()) {
@@ -335,13 +335,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         unsafe { self.source.free_run(pin, run, length) };
     }
 
-    /// Returns runs of a CPU's cache to the source. Returns the number of pages freed by that.
+    /// Returns runs of a CPU's cache to the source. Returns the number of pages freed.
     #[cold]
     pub(in crate::heap) fn free_evicted(&self, pin: &CpuPin, mut evicted: Evicted) -> u64 {
         let mut pages = 0;
         while let Some((run, cached)) = evicted.pop(&self.runs) {
             self.runs.strike(run.addr().get(), Run::Cached(cached));
-            // SAFETY: `recorded_run` took the run from the source with this length, and it has no
+            // SAFETY: `recorded_run` took the run from the source with the length, and it has no
             // users.
             unsafe { self.return_run(pin, run, cached.length) };
             pages += cached.length.pages();

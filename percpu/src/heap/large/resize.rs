@@ -78,7 +78,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let pin = self.platform.pin();
         let pop = |cache: &CpuCache| cache.runs.pop_longer(&self.runs, length, layout.align());
         let (memory, longer) = self.caches.with(&pin, pop).ok()??;
-        // SAFETY: the run is this context's, of that length, and holds nothing.
+        // SAFETY: the run is the context's, of that length, and holds nothing.
         if unsafe { self.resize_run(memory, longer, length) } {
             return Some(memory);
         }

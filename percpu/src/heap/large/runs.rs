@@ -311,7 +311,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return Ok(table);
         }
         let page = self.pages(pin, node, Order::FRAME)?;
-        // SAFETY: this context owns the page. Zeroes are null pointers, or `NOTHING` entries.
+        // SAFETY: the context owns the page. Zeroes are null pointers, or `NOTHING` entries.
         unsafe { page.write_bytes(0, Order::FRAME.bytes() as usize) };
         // Release pairs with the Acquire here and in `existing`.
         let current =
@@ -358,7 +358,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 unsafe { self.free_table(pin, child, levels - 1) };
             }
         }
-        // SAFETY: the page came from the source with this order, and has no users.
+        // SAFETY: the page came from the source with the order, and has no users.
         unsafe { self.source.free(pin, page, Order::FRAME) };
     }
 }

@@ -13,32 +13,32 @@ use crate::try_lock::Patience;
 use crate::{CpuPin, NodeId, Order, OutOfMemory, PageSource, Platform};
 
 /// The number of slabs in an inbox at which a remote freeing CPU collects them. Bounds the memory
-/// held by emptied slabs if no CPU of their node collects, and otherwise spares the lock.
+/// held by emptied slabs if no CPU of the home node collects, and otherwise spares the lock.
 ///
-/// Fewer for loom's models, which are to come there.
+/// Fewer for loom's models.
 const INBOX_SLABS: usize = if cfg!(loom) { 2 } else { 4 };
 
-/// The run that holds the addresses of the far nodes' heaps.
+/// The run with the addresses of the far nodes' heaps.
 pub(in crate::heap) const FAR_ORDER: Order = match Order::for_bytes(size_of::<FarNodes>() as u64) {
     Some(order) => order,
     None => Order::GIANT,
 };
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Returns the heap of `node`, if it has been used.
+    /// Returns the heap of `node`, if the node has been used.
     #[inline]
     pub(in crate::heap) fn existing(&self, node: NodeId) -> Option<&NodeHeap> {
         // SAFETY: the address is a node heap's, which lives until the heap is dropped.
         self.nodes.get(node).map(|heap| unsafe { heap.as_ref() })
     }
 
-    /// Returns the heaps of all nodes that have been used.
+    /// Returns the heaps of all used nodes.
     pub(in crate::heap) fn existing_nodes(&self) -> impl Iterator<Item = &NodeHeap> {
         // SAFETY: as above.
         self.nodes.iter().map(|heap| unsafe { heap.as_ref() })
     }
 
-    /// Returns a run of pages, near `node`. Refuses a run that is not aligned to its own size:
+    /// Returns a run of pages, near `node`. Refuses a run not aligned to the run's size:
     /// slabs are found by masking addresses.
     pub(in crate::heap) fn pages(
         &self,
@@ -49,14 +49,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let run = self.source.allocate(pin, node, order)?;
         let address = run.addr().get();
         if address as u64 & (order.bytes() - 1) != 0 {
-            // SAFETY: the run just came from the source, for this order.
+            // SAFETY: the run just came from the source, for the order.
             unsafe { self.source.free(pin, run, order) };
             return Err(AllocError::MisalignedRun { address, order });
         }
         Ok(run)
     }
 
-    /// Returns the heap of `node`, creating it if it does not exist.
+    /// Returns the heap of `node`, creating the heap at the first use.
     pub(in crate::heap) fn node(&self, pin: &CpuPin, node: NodeId) -> Result<&NodeHeap, AllocError> {
         if let Some(heap) = self.existing(node) {
             return Ok(heap);
@@ -65,7 +65,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let run = self.source.allocate_run(pin, node, NodeHeap::LENGTH, Order::FRAME)?;
         let address = run.addr().get();
         if !is_page(address) {
-            // SAFETY: the run just came from the source, with this length.
+            // SAFETY: the run just came from the source, with the length.
             unsafe { self.source.free_run(pin, run, NodeHeap::LENGTH) };
             return Err(AllocError::MisalignedRun { address, order: Order::FRAME });
         }
@@ -78,7 +78,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(self.existing(node).ok_or(OutOfMemory)?)
     }
 
-    /// Sees to it that `node` has a place for the address of its heap: nodes from the 65th on share a run of pages.
+    /// Gives `node` a place for the address of the node's heap: nodes from the 65th on share a run of pages.
     fn place_far_nodes(&self, pin: &CpuPin, node: NodeId) -> Result<(), AllocError> {
         if !self.nodes.has_room(node) {
             let run = self.pages(pin, node, FAR_ORDER)?;
@@ -148,10 +148,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let shelf = &home.class(class).shelf;
         let mut taken = Chain::EMPTY;
         let Some(mut locked) = shelf.lock(&self.platform, pin, patience) else {
-            // One object is enough. Without it, every context that interrupts a use of the lock
-            // would make its own slab.
+            // One object is enough. Without the object, every context interrupting a use of the lock
+            // would make a slab.
             if let Some(object) = shelf.take_waiting() {
-                // SAFETY: this context owns the object, which is of this class.
+                // SAFETY: the context owns the object, which is of the class.
                 unsafe { taken.push(object) };
             }
             return taken;
@@ -162,8 +162,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Makes a slab, takes the wanted objects, and shelves the slab with the rest. The slab belongs
-    /// to `home` even if the source only had pages of another node. Since slabs are searched there,
-    /// the next miss finds it, and frees into it are local.
+    /// to `home` even if the source only had pages of another node. Slabs are searched at `home`: the
+    /// next miss finds the slab, and frees into the slab are local.
     fn grow(
         &self,
         pin: &CpuPin,
@@ -174,7 +174,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let order = SlabShape::ALL[class.index()].order;
         let run = self.recorded_pages(pin, home.node, order, Run::Slab(class))?;
         #[cfg(feature = "hardening")]
-        // SAFETY: this context owns the run.
+        // SAFETY: the context owns the run.
         unsafe {
             self.harden_slab(run, order);
         }
@@ -188,7 +188,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(taken)
     }
 
-    /// Returns one object to its slab, of `home`.
+    /// Returns one object to the object's slab, of `home`.
     pub(in crate::heap) fn give(
         &self,
         pin: &CpuPin,
@@ -200,7 +200,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ) -> u64 {
         match home.class(class).shelf.lock(&self.platform, pin, patience) {
             Some(mut locked) => {
-                // SAFETY: this context owns the object, and its slab belongs to this shelf.
+                // SAFETY: the context owns the object, and its slab belongs to the shelf.
                 unsafe { locked.give(slab, object) };
                 self.release(pin, class, locked.unlock())
             }
@@ -211,7 +211,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Returns one object to its slab, of another node than the CPU's. Takes no lock, unless too
+    /// Returns one object to the object's slab, of another node than the CPU's. Takes no lock, unless too
     /// many slabs wait in the inbox.
     pub(in crate::heap) fn free_remotely(
         &self,
@@ -226,10 +226,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Returns one object to its slab, of `home`, without the lock. Returns the number of slabs in
+    /// Returns one object to the object's slab, of `home`, without the lock. Returns the number of slabs in
     /// the inbox if the call put the slab there, and otherwise 0.
     fn send_home(&self, home: &NodeHeap, class: SizeClass, slab: Slab, object: NonNull<u8>) -> usize {
-        // SAFETY: this context owns the object, and its slab belongs to this shelf.
+        // SAFETY: the context owns the object, and its slab belongs to the shelf.
         let Some(arrival) = (unsafe { home.class(class).shelf.send_home(slab, object) }) else { return 0 };
         home.arrivals.note_arrival(class, arrival);
         arrival.waiting
@@ -252,12 +252,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Collects the inboxes of all shelves of `home`. Cost: one load if they are empty.
+    /// Collects the inboxes of all shelves of `home`. Cost: one load if all are empty.
     pub(in crate::heap) fn collect_arrivals(&self, pin: &CpuPin, home: &NodeHeap) -> u64 {
         home.arrivals.take().map(|class| self.collect(pin, home, class, Patience::Bounded)).sum()
     }
 
-    /// Returns objects of `node` to their slabs. Returns the number of frames freed by that.
+    /// Returns objects of `node` to the slabs. Returns the number of frames freed.
     pub(in crate::heap) fn flush(
         &self,
         pin: &CpuPin,
@@ -268,10 +268,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ) -> u64 {
         let mut locked = node.class(class).shelf.lock(&self.platform, pin, patience);
         while let Some(object) = objects.pop() {
-            // SAFETY: the objects are of this class.
+            // SAFETY: the objects are of the class.
             let slab = unsafe { Slab::of(object, class) };
             match &mut locked {
-                // SAFETY: this context owns the object, and its slab is the node's.
+                // SAFETY: the context owns the object, and its slab is the node's.
                 Some(shelf) => unsafe { shelf.give(slab, object) },
                 None => {
                     self.send_home(node, class, slab, object);
@@ -286,7 +286,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let mut frames = 0;
         for class in SizeClass::all() {
             let depot = &node.class(class).depot;
-            // At most as often as there are places: remote CPUs may refill them meanwhile.
+            // At most as often as the depot has places: remote CPUs may refill the places meanwhile.
             for _ in 0..crate::depot::PLACES {
                 let Some(full) = depot.take(class, pin.cpu()) else { break };
                 // SAFETY: the depot's magazines are of its class.
@@ -308,13 +308,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         frames
     }
 
-    /// Returns emptied slabs' pages to the source. Returns the number of frames freed by that.
+    /// Returns emptied slabs' pages to the source. Returns the number of frames freed.
     pub(in crate::heap) fn release(&self, pin: &CpuPin, class: SizeClass, mut emptied: Emptied) -> u64 {
         let order = SlabShape::ALL[class.index()].order;
         let mut frames = 0;
         while let Some(run) = emptied.pop_run() {
             self.runs.strike(run.addr().get(), Run::Slab(class));
-            // SAFETY: the run came from the source with this order, and held the slab until now.
+            // SAFETY: the run came from the source with the order, and held the slab until now.
             unsafe { self.source.free(pin, run, order) };
             frames += order.frames();
         }

@@ -82,7 +82,7 @@ pub struct CpuHeapStats {
     pub hits: u64,
     /// Allocations and frees passed on to the depot or to a slab.
     pub misses: u64,
-    /// Uses nested in another use of this CPU (interrupt handlers), served by the shared path.
+    /// Uses nested in another use of the CPU (interrupt handlers), served by the shared path.
     pub nested: u64,
     /// Frees of another node's objects, returned to their node.
     pub remote_frees: u64,

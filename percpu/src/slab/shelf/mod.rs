@@ -61,7 +61,7 @@ impl Shelf {
     ) -> Option<LockedShelf<'_>> {
         let mut lists = self.lists.lock(platform, pin, patience)?;
         self.inbox.take(|slab| {
-            // SAFETY: the slab came from this shelf's inbox, so this context takes its remote
+            // SAFETY: the slab came from the shelf's inbox, so the context takes its remote
             // stack, whose objects have no other holders.
             unsafe { lists.take_in(slab, slab.take_remote()) };
         });
@@ -134,7 +134,7 @@ impl LockedShelf<'_> {
     ///
     /// # Safety
     ///
-    /// The caller owns `object`, an object of `slab`, which belongs to this shelf.
+    /// The caller owns `object`, an object of `slab`, which belongs to the shelf.
     pub(crate) unsafe fn give(&mut self, slab: Slab, object: NonNull<u8>) {
         // SAFETY: the caller's promise.
         unsafe { self.lists.give(slab, object) };

@@ -235,7 +235,7 @@ fn claim(counter: &AtomicUsize) -> bool {
     let mut count = counter.load(Ordering::Relaxed);
     while count > 0 {
         // Acquire pairs with the Release of every increment (`add`, `take`, `refill`). Every change
-        // of the counter is a read-modify-write, so this context sees the slots of all of them.
+        // of the counter is a read-modify-write, so the context sees the slots of all of them.
         match counter.compare_exchange_weak(count, count - 1, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => return true,
             Err(seen) => count = seen,
