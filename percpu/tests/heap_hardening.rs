@@ -11,9 +11,7 @@ use std::sync::atomic::Ordering;
 
 use common::recorder::{Hardened, SECRET, free, heap, layout, reports};
 use common::{Machine, all_drained, become_cpu, pin};
-use topomem_percpu::{
-    CpuId, Finding, Hardening, Heap, InvalidFree, Measure, QUARANTINE_BYTES, ReallocError, SizeClass,
-};
+use topomem_percpu::{CpuId, Finding, Hardening, Heap, InvalidFree, Measure, ReallocError, SizeClass};
 
 const MEGABYTE: usize = 1 << 20;
 /// Sizes and alignments of slabs' objects.
@@ -300,81 +298,6 @@ fn a_heap_without_measures_is_a_plain_one() {
     // SAFETY: allocated with that layout.
     unsafe { plain.free(memory, layout((64, 8))) }.unwrap();
     all_drained(&plain);
-}
-
-#[test]
-fn freed_memory_waits_in_quarantine() {
-    let quarantine = Hardening::NONE.with(Measure::Quarantine);
-    for set in measures(Measure::Quarantine).into_iter().chain([Hardening::NONE]) {
-        let machine = Machine::new(1, 1, 2 * MEGABYTE);
-        let heap = heap(&machine, set);
-        let layout = layout((1000, 8));
-        let first = heap.try_alloc(layout).unwrap();
-        let class = SizeClass::all().find(|&class| heap.class_stats(class).slabs > 0).unwrap();
-        free(&heap, first, layout);
-        let mut freed = 0;
-        while freed < QUARANTINE_BYTES {
-            let next = heap.try_alloc(layout).unwrap();
-            if set.has(Measure::Quarantine) {
-                assert_ne!(next, first, "after {freed} bytes of other frees");
-            } else {
-                assert_eq!(next, first);
-            }
-            free(&heap, next, layout);
-            freed += class.size();
-        }
-        assert_eq!(heap.class_stats(class).live, 0);
-        // It does come back.
-        assert!((0..200).any(|_| {
-            let next = heap.try_alloc(layout).unwrap();
-            free(&heap, next, layout);
-            next == first
-        }));
-        // And if memory is short, all of it.
-        heap.drain(&pin());
-        heap.validate().unwrap();
-        assert!(SizeClass::all().all(|class| heap.class_stats(class).slabs == 0));
-        assert_eq!(reports(&heap), []);
-    }
-    // A large block waits for as many bytes of small ones.
-    for size in [1000, 4000, 12_000] {
-        let machine = Machine::new(1, 1, 4 * MEGABYTE);
-        let heap = heap(&machine, quarantine);
-        let (large, small) = (layout((size, 8)), layout((100, 8)));
-        let others: Vec<_> = (0..QUARANTINE_BYTES / 100).map(|_| heap.try_alloc(small).unwrap()).collect();
-        let class = SizeClass::all().find(|&class| heap.class_stats(class).slabs > 0).unwrap();
-        let first = heap.try_alloc(large).unwrap();
-        free(&heap, first, large);
-        let (mut freed, mut held) = (0, Vec::new());
-        for other in others {
-            free(&heap, other, small);
-            freed += class.size();
-            if freed + 8192 > QUARANTINE_BYTES {
-                held.push(heap.try_alloc(large).unwrap());
-            }
-            if quarantine.has(Measure::Quarantine) && freed < QUARANTINE_BYTES {
-                assert!(!held.contains(&first), "{size}: after {freed} bytes of other frees");
-            }
-        }
-        assert!(freed > QUARANTINE_BYTES && held.contains(&first), "{size}: it comes back");
-    }
-    // A broken queue is noticed, and what it held stays out.
-    if quarantine.has(Measure::Quarantine) {
-        let machine = Machine::new(1, 1, 2 * MEGABYTE);
-        let heap = heap(&machine, quarantine);
-        let layout = layout((1024, 128));
-        let objects: Vec<_> = (0..80).map(|_| heap.try_alloc(layout).unwrap()).collect();
-        free(&heap, objects[0], layout);
-        free(&heap, objects[1], layout);
-        // SAFETY: what a program must not do; the slab's pages are out.
-        unsafe { objects[0].cast::<usize>().write(0x1234_5678) };
-        for &object in &objects[2..] {
-            free(&heap, object, layout);
-        }
-        let reports = reports(&heap);
-        assert_eq!(reports.len(), 1);
-        assert_eq!(reports[0].address, objects[0].addr().get());
-    }
 }
 
 #[test]

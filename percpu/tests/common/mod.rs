@@ -335,3 +335,21 @@ pub(crate) fn totals(heap: &TestHeap<'_>) -> (u64, u64, u64, u64) {
         (sum.0 + stats.live, sum.1 + stats.cached, sum.2 + stats.free, sum.3 + stats.slabs)
     })
 }
+
+/// A heap with all measures against wrong uses that the build has.
+pub(crate) fn all_measures(machine: &Machine) -> TestHeap<'_> {
+    #[cfg(feature = "hardening")]
+    return Heap::with_hardening(machine, machine, topomem_percpu::Hardening::ALL);
+    #[cfg(not(feature = "hardening"))]
+    Heap::new(machine, machine)
+}
+
+/// Checks that callers hold nothing of the heap, and that the heap's end returns every page.
+pub(crate) fn check_empty(machine: &Machine, heap: TestHeap<'_>, what: &str) {
+    heap.validate().unwrap();
+    all_drained(&heap);
+    assert_eq!(totals(&heap), (0, 0, 0, 0), "{what}");
+    assert_eq!(heap.large_stats().live, 0, "{what}");
+    drop(heap);
+    assert_eq!(machine.outstanding(), 0, "{what}");
+}
