@@ -114,10 +114,11 @@ pub use topomem_shootdown::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub mod prelude {
+    pub use topomem_numa::prelude::*;
+    pub use topomem_shootdown::prelude::*;
+
     pub use crate::{
-        AddressSpace, ApicId, BootAllocator, CpuId, CpuPin, CpuSet, FirmwareTables, FrameRequest,
-        FramesConfig, KernelHeap, KernelLayout, Machine, MemoryMap, MemoryService, NodeId, PageRange,
-        PageSize, PagingFeatures, PerFrameTable, PhysAddr, PhysFrame, PinGuard, Platform, Protection,
-        SwitchFlushed, Ticks, Tlb, Unmapping, VirtAddr, WakersDue, X64,
+        AddressSpace, KernelHeap, KernelLayout, Machine, MemoryService, PagingFeatures, PerFrameTable,
+        Protection, Unmapping, WakersDue, X64,
     };
 }

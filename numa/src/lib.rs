@@ -42,3 +42,24 @@ pub use topology::{
 pub use topomem_percpu::{
     CpuId, CpuPin, CpuSet, MAX_CPUS, MAX_NODES, NodeId, Order, PhysAddr, PhysFrame, PinGuard, Platform, Saved,
 };
+
+/// The names that the wiring of a kernel needs, for `use topomem_numa::prelude::*`.
+///
+/// A name that the kernel has itself goes before a name of the prelude.
+///
+/// ```
+/// use topomem_numa::prelude::*;
+///
+/// let mut map = MemoryMap::new();
+/// map.add_usable(MemoryRange::from_bounds(0x10_0000, 0x400_0000))?;
+/// # Ok::<(), topomem_numa::MapFull>(())
+/// ```
+pub mod prelude {
+    pub use crate::frames::{FrameRequest, Frames, FramesConfig};
+    pub use crate::{
+        ApicId, BootAllocator, CpuId, CpuPin, CpuSet, EarlyMemory, FirmwareTables, MemoryMap, MemoryRange,
+        NodeId, Order, PhysAddr, PhysFrame, PinGuard, Platform, Saved, TableLevels, Topology,
+    };
+    #[cfg(feature = "acpi")]
+    pub use crate::{DirectMap, find_tables};
+}

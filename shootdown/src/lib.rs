@@ -144,3 +144,23 @@ pub use vocabulary::request::Request;
 pub use waiting::completion::{Completion, WakersDue};
 pub use waiting::deferred::{Deferred, Full};
 pub use waiting::waiters::WAITERS;
+
+/// The names that the wiring of a kernel needs, for `use topomem_shootdown::prelude::*`.
+///
+/// A name that the kernel has itself goes before a name of the prelude.
+///
+/// ```
+/// use topomem_shootdown::prelude::*;
+///
+/// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+/// assert_eq!(page.bytes(), 4096);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub mod prelude {
+    pub use topomem_percpu::{CpuId, CpuPin, CpuSet, PinGuard, Platform, Saved};
+
+    pub use crate::{
+        CpuState, Deferred, Domain, Invalidation, PageRange, PageSize, Shootdown, SwitchFlushed, Ticket,
+        Ticks, Tlb, Unresponsive, VirtAddr,
+    };
+}

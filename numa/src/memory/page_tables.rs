@@ -1,5 +1,8 @@
 //! The page tables that a kernel booted with, which lie in RAM that the loader calls free.
 
+#[cfg(target_arch = "x86_64")]
+use core::arch::asm;
+
 use topomem_percpu::{PhysAddr, Platform};
 
 use super::{FRAME_SIZE, MapFull, MemoryMap, MemoryRange};
@@ -48,6 +51,29 @@ impl MemoryMap {
         };
         // SAFETY: the caller's promise.
         unsafe { self.reserve_table(platform, root.as_u64() & ADDRESS, level) }
+    }
+
+    /// Reserves the page tables that the CPU walks now, as [`MemoryMap::reserve_page_tables`] does. The CPU's registers
+    /// say where the root is, and how many levels there are.
+    ///
+    /// # Errors
+    /// As of [`MemoryMap::reserve_page_tables`].
+    ///
+    /// # Safety
+    /// The CPU is in ring 0, nobody changes its page tables, and the platform's direct map shows all of them.
+    #[cfg(target_arch = "x86_64")]
+    pub unsafe fn reserve_active_page_tables<P: Platform>(&mut self, platform: &P) -> Result<(), MapFull> {
+        /// The bit of CR4 for five levels (Intel SDM, volume 3, section 2.5).
+        const LA57: u64 = 1 << 12;
+        let (root, features): (u64, u64);
+        // SAFETY: in ring 0 these registers can be read, which changes nothing.
+        unsafe {
+            asm!("mov {}, cr3", "mov {}, cr4", out(reg) root, out(reg) features,
+                options(nomem, nostack, preserves_flags));
+        }
+        let levels = if features & LA57 == 0 { TableLevels::Four } else { TableLevels::Five };
+        // SAFETY: the caller's promise.
+        unsafe { self.reserve_page_tables(platform, PhysAddr::new(root & ADDRESS), levels) }
     }
 
     /// # Safety

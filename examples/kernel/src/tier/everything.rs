@@ -3,13 +3,8 @@
 
 use core::arch::asm;
 
-use topomem::numa::{DirectMap, EarlyMemory, PhysAddr, PhysFrame, Saved, TableLevels, find_tables};
-use topomem::shootdown::Unresponsive;
-use topomem::{
-    ApicId, BootAllocator, CpuId, CpuSet, FramesConfig, KernelHeap, KernelLayout, Machine as Paging,
-    MemoryRange, MemoryService, PageRange, PageSize, PerFrameTable, Platform, SwitchFlushed, Tlb, VirtAddr,
-    X64,
-};
+use topomem::Machine as Paging;
+use topomem::prelude::*;
 use x86_64::registers::control::{Cr3, Efer, EferFlags};
 
 use crate::arch::{apic, cpu, interrupts};
@@ -81,9 +76,8 @@ pub(crate) fn boot(machine: &Machine) {
     let image = machine.image();
     must("memory map", early.map.reserve(MemoryRange::from_bounds(image.start, image.end), "kernel"));
     let root = PhysFrame::containing_address(PhysAddr::new(Cr3::read().0.start_address().as_u64()));
-    // SAFETY: four levels, as the entry has turned on; nobody changes them.
-    let reserved = unsafe { early.map.reserve_page_tables(&Kernel, root.start_address(), TableLevels::Four) };
-    must("memory map", reserved);
+    // SAFETY: the tables that the kernel booted with map RAM to itself, and nobody changes them.
+    must("memory map", unsafe { early.map.reserve_active_page_tables(&Kernel) });
     // SAFETY: the loader's RSDP; tables lie below 4 GiB, and nobody writes to them.
     let tables = must("ACPI", unsafe { find_tables(DirectMap(&Kernel), PhysAddr::new(machine.rsdp())) });
     let service = must("boot", SERVICE.boot());

@@ -1,10 +1,6 @@
 //! Frames: all RAM belongs to topomem's frame allocator, but for the kernel and the page tables it booted with.
 
-use topomem_numa::frames::{Frames, FramesConfig};
-use topomem_numa::{
-    ApicId, CpuId, DirectMap, EarlyMemory, MemoryRange, PhysAddr, Platform, Saved, TableLevels, find_tables,
-};
-use x86_64::registers::control::Cr3;
+use topomem_numa::prelude::*;
 
 use crate::machine::Machine;
 use crate::{arch::cpu, must, println, work};
@@ -36,9 +32,8 @@ pub(crate) fn boot(machine: &Machine) {
     }
     let image = machine.image();
     must("memory map", early.map.reserve(MemoryRange::from_bounds(image.start, image.end), "kernel"));
-    let root = PhysAddr::new(Cr3::read().0.start_address().as_u64());
-    // SAFETY: four levels, as the entry has turned on; nobody changes them yet.
-    must("memory map", unsafe { early.map.reserve_page_tables(&Kernel, root, TableLevels::Four) });
+    // SAFETY: the tables that the kernel booted with map RAM to itself, and nobody changes them.
+    must("memory map", unsafe { early.map.reserve_active_page_tables(&Kernel) });
     work::early(&mut early.allocator());
     // SAFETY: the loader's RSDP; tables lie below 4 GiB, and nobody writes to them.
     let tables = must("ACPI", unsafe { find_tables(DirectMap(&Kernel), PhysAddr::new(machine.rsdp())) });

@@ -1,7 +1,6 @@
 //! Shootdown alone: the page tables are the kernel's own, and so are the frames.
 
-use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform, Saved};
-use topomem_shootdown::{CpuState, Invalidation, PageSize, Shootdown, Ticket, Tlb, Unresponsive, VirtAddr};
+use topomem_shootdown::prelude::*;
 
 use crate::arch::{apic, cpu, interrupts};
 use crate::machine::Machine;

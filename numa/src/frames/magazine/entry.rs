@@ -258,19 +258,35 @@ impl Entry {
         if bit.trailing_zeros() + count > u64::BITS {
             return None;
         }
-        // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
-        let state = unsafe { &*self.state.load(Ordering::Relaxed) };
-        // A block without a bitmap keeps no bits in the line. A block keeps the bitmap while frames are held.
-        if self.mask.load(Ordering::Relaxed) == 0 && !state.load().has_bitmap() {
+        if self.is_without_bitmap() {
             return None;
         }
         Some(ones(count) << bit.trailing_zeros())
+    }
+
+    /// Returns true if the block of the entry's word keeps no bits in its line. The entry has a word.
+    #[inline(always)]
+    fn is_without_bitmap(&self) -> bool {
+        // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
+        let state = unsafe { &*self.state.load(Ordering::Relaxed) };
+        // A block keeps the bitmap while frames are held.
+        self.mask.load(Ordering::Relaxed) == 0 && !state.load().has_bitmap()
     }
 
     /// Adds a run of `count` frames, if the run is within the entry's word, and the block has a bitmap.
     #[inline(always)]
     pub(super) fn add_run(&self, first: PhysFrame, count: u32) -> Insertion {
         self.bits_of(first, count).map_or(Insertion::Elsewhere, |bits| self.add_bits(bits))
+    }
+
+    /// Adds an aligned run of `order` (1 to 5), if the run is of the entry's word, and the block has a bitmap.
+    #[inline(always)]
+    pub(super) fn add_aligned(&self, first: PhysFrame, order: Order) -> Insertion {
+        let Some(index) = self.index_of(first.start_address().as_u64()) else { return Insertion::Elsewhere };
+        if self.is_without_bitmap() {
+            return Insertion::Elsewhere;
+        }
+        self.add_bits(bits_of_run(order) << index)
     }
 
     /// Returns true if [`Entry::add_run`] would take the run.

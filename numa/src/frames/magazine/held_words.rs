@@ -85,6 +85,13 @@ fn frame_at(base: u64) -> FrameNumber {
     FrameNumber::containing(PhysAddr::new(base))
 }
 
+/// Returns the bits of an address within a run of `order` (6 to 8).
+#[inline]
+fn within(order: Order) -> u64 {
+    const WITHIN: [u64; 4] = [SPAN - 1, 2 * SPAN - 1, 4 * SPAN - 1, 8 * SPAN - 1];
+    WITHIN[level(order) as usize]
+}
+
 macro_rules! vacant {
     () => {
         HeldBlock {
@@ -228,7 +235,7 @@ impl HeldBlock {
     fn add(&self, frame: PhysFrame, order: Order) -> Insertion {
         let address = frame.start_address().as_u64();
         let Some(word) = self.word_of(address) else { return Insertion::Elsewhere };
-        if address & (order.bytes() - 1) != 0 {
+        if address & within(order) != 0 {
             return Insertion::Elsewhere;
         }
         let mask = self.mask.load(Ordering::Relaxed);

@@ -84,11 +84,11 @@ impl Magazine {
         self.held.take(order, self.runs_of(order))
     }
 
-    /// Frees a run of `count` frames of one word, if the magazine has the word. The caller has
+    /// Frees an aligned run of `order` (1 to 5), if the magazine has the word. The caller has
     /// exclusive use of the magazine.
     #[inline(always)]
-    pub(in crate::frames) fn insert_run(&self, first: PhysFrame, count: u32) -> Insertion {
-        self.near_place(WordNumber::of(first)).add_run(first, count)
+    pub(in crate::frames) fn insert_run(&self, first: PhysFrame, order: Order) -> Insertion {
+        self.near_place(WordNumber::of(first)).add_aligned(first, order)
     }
 
     /// Frees a run of `count` frames of any words, if the magazine has all of the words and no

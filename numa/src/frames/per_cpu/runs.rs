@@ -101,8 +101,7 @@ impl<P: Platform> Frames<P> {
         frame: PhysFrame,
         order: Order,
     ) -> Insertion {
-        let count = order.frames() as u32;
-        match magazine.with_open(|magazine| magazine.insert_run(frame, count)) {
+        match magazine.with_open(|magazine| magazine.insert_run(frame, order)) {
             Some(inserted) => inserted,
             None if self.insert_checked_run(pin, frame, order) => Insertion::Taken,
             None => Insertion::Elsewhere,
