@@ -282,7 +282,7 @@ impl Entry {
     /// Adds an aligned run of `order` (1 to 5), if the run is of the entry's word, and the block has a bitmap.
     #[inline(always)]
     pub(super) fn add_aligned(&self, first: PhysFrame, order: Order) -> Insertion {
-        let Some(index) = self.index_of(first.start_address().as_u64()) else { return Insertion::Elsewhere };
+        let Some(index) = self.index_of(first) else { return Insertion::Elsewhere };
         if self.is_without_bitmap() {
             return Insertion::Elsewhere;
         }
