@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use loom::sync::Arc;
-use loom::thread;
 use loom_model::*;
 use topomem_shootdown::{Domain, WakersDue};
 
@@ -34,13 +33,10 @@ fn register(prepare: fn(&Queue)) {
         prepare(&queue);
         let domain = Arc::new(Domain::new());
         enter(&queue, 1, &domain);
-        let target = {
-            let (queue, domain) = (queue.clone(), domain.clone());
-            thread::spawn(move || {
-                answer(&queue);
-                drop(domain);
-            })
-        };
+        let target = beside(&queue, &domain, move |queue, domain| {
+            answer(queue);
+            drop(domain);
+        });
         let count = std::sync::Arc::new(Count(AtomicUsize::new(0)));
         let waker = Waker::from(count.clone());
         let mut future = pin!(change(&queue, 0, &domain, 0).into_future());
@@ -66,13 +62,10 @@ fn dropping_meets_waking() {
         let queue = queue(2);
         let domain = Arc::new(Domain::new());
         enter(&queue, 1, &domain);
-        let target = {
-            let (queue, domain) = (queue.clone(), domain.clone());
-            thread::spawn(move || {
-                answer(&queue);
-                drop(domain);
-            })
-        };
+        let target = beside(&queue, &domain, move |queue, domain| {
+            answer(queue);
+            drop(domain);
+        });
         let waker = Waker::from(std::sync::Arc::new(Count(AtomicUsize::new(0))));
         for page in 0..2 {
             let future = pin!(change(&queue, 0, &domain, page).into_future());

@@ -17,16 +17,13 @@ fn halts_beside(prepare: fn(&Queue), step: impl Fn(&Queue, &Domain) + Send + Syn
         prepare(&queue);
         let domain = Arc::new(Domain::new());
         enter(&queue, 1, &domain);
-        let target = {
-            let (queue, domain) = (queue.clone(), domain.clone());
-            thread::spawn(move || {
-                step(&queue, &domain);
-                while cached(&queue, 1, 0) == OLD {
-                    deliver(&queue, 1);
-                    thread::yield_now();
-                }
-            })
-        };
+        let target = beside(&queue, &domain, move |queue, domain| {
+            step(queue, &domain);
+            while cached(queue, 1, 0) == OLD {
+                deliver(queue, 1);
+                thread::yield_now();
+            }
+        });
         change(&queue, 0, &domain, 0).wait(&run_as(0));
         assert_ne!(cached(&queue, 1, 0), OLD, "a stale translation after completion");
         target.join().unwrap();

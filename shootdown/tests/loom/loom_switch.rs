@@ -64,14 +64,11 @@ fn leave_lazy(prepare: fn(&Queue)) {
         prepare(&queue);
         // SAFETY: the model touches nothing on CPU 1 before it leaves.
         unsafe { queue.enter_lazy(&run_as(1), Lazy::Space) };
-        let target = {
-            let (queue, domain) = (queue.clone(), domain.clone());
-            thread::spawn(move || {
-                queue.leave_lazy(&run_as(1));
-                drop(domain);
-                deliver(&queue, 1);
-            })
-        };
+        let target = beside(&queue, &domain, move |queue, domain| {
+            queue.leave_lazy(&run_as(1));
+            drop(domain);
+            deliver(queue, 1);
+        });
         let mut ticket = change(&queue, 0, &domain, 0);
         target.join().unwrap();
         deliver(&queue, 1);
@@ -98,14 +95,11 @@ fn leaving_completes_a_request() {
         let queue = queue(2);
         let domain = Arc::new(Domain::new());
         enter(&queue, 1, &domain);
-        let target = {
-            let (queue, domain) = (queue.clone(), domain.clone());
-            thread::spawn(move || {
-                // SAFETY: the switch drops everything.
-                unsafe { queue.deactivate(&run_as(1), |_| SwitchFlushed::No) };
-                drop(domain);
-            })
-        };
+        let target = beside(&queue, &domain, move |queue, domain| {
+            // SAFETY: the switch drops everything.
+            unsafe { queue.deactivate(&run_as(1), |_| SwitchFlushed::No) };
+            drop(domain);
+        });
         let mut ticket = change(&queue, 0, &domain, 0);
         check_complete(&queue, &mut ticket, 1, 0);
         if domain.is_idle() {

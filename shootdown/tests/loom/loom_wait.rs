@@ -17,15 +17,12 @@ fn both_wait(prepare: fn(&Queue)) {
         let domain = Arc::new(Domain::new());
         enter(&queue, 0, &domain);
         enter(&queue, 1, &domain);
-        let other = {
-            let (queue, domain) = (queue.clone(), domain.clone());
-            thread::spawn(move || {
-                change(&queue, 1, queue.kernel(), 1).wait(&run_as(1));
-                assert_ne!(cached(&queue, 0, 1), OLD, "a stale translation after completion");
-                drop(domain);
-                take_interrupts_until_changed(&queue, 1, 0);
-            })
-        };
+        let other = beside(&queue, &domain, move |queue, domain| {
+            change(queue, 1, queue.kernel(), 1).wait(&run_as(1));
+            assert_ne!(cached(queue, 0, 1), OLD, "a stale translation after completion");
+            drop(domain);
+            take_interrupts_until_changed(queue, 1, 0);
+        });
         change(&queue, 0, &domain, 0).wait(&run_as(0));
         assert_ne!(cached(&queue, 1, 0), OLD, "a stale translation after completion");
         take_interrupts_until_changed(&queue, 0, 1);
@@ -53,14 +50,11 @@ fn a_wait_ends_when_its_target_leaves() {
         let queue = queue(2);
         let domain = Arc::new(Domain::new());
         enter(&queue, 1, &domain);
-        let target = {
-            let (queue, domain) = (queue.clone(), domain.clone());
-            thread::spawn(move || {
-                // SAFETY: the switch drops everything.
-                unsafe { queue.deactivate(&run_as(1), |_| topomem_shootdown::SwitchFlushed::No) };
-                drop(domain);
-            })
-        };
+        let target = beside(&queue, &domain, move |queue, domain| {
+            // SAFETY: the switch drops everything.
+            unsafe { queue.deactivate(&run_as(1), |_| topomem_shootdown::SwitchFlushed::No) };
+            drop(domain);
+        });
         change(&queue, 0, &domain, 0).wait(&run_as(0));
         assert_eq!(cached(&queue, 1, 0), 0, "a stale translation after completion");
         target.join().unwrap();

@@ -60,15 +60,12 @@ fn awaited_beside(
         let domain = Arc::new(Domain::new());
         prepare(&queue, &domain);
         run_as(2);
-        let target = {
-            let (queue, domain) = (queue.clone(), domain.clone());
-            thread::spawn(move || {
-                let due = step(&queue, &domain);
-                kernel.take(&queue, due);
-                answer(&queue);
-                drop(domain);
-            })
-        };
+        let target = beside(&queue, &domain, move |queue, domain| {
+            let due = step(queue, &domain);
+            kernel.take(queue, due);
+            answer(queue);
+            drop(domain);
+        });
         let count = std::sync::Arc::new(Count(AtomicUsize::new(0)));
         let waker = Waker::from(count.clone());
         let mut context = Context::from_waker(&waker);

@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use loom::thread::{self, JoinHandle};
 use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
 use topomem_shootdown::{
     Domain, Invalidation, PageSize, Shootdown, SwitchFlushed, Ticket, Ticks, Tlb, VirtAddr,
@@ -156,6 +157,16 @@ pub(crate) fn let_halt(queue: &Arc<Queue>) {
     let machine = queue.tlb();
     machine.queue.store(std::ptr::from_ref(&**queue).cast_mut(), std::sync::atomic::Ordering::Relaxed);
     machine.halts.store(true, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// Runs `act` beside the caller, on the queue and the domain.
+pub(crate) fn beside<R: 'static>(
+    queue: &Arc<Queue>,
+    domain: &Arc<Domain>,
+    act: impl FnOnce(&Queue, Arc<Domain>) -> R + 'static,
+) -> JoinHandle<R> {
+    let (queue, domain) = (queue.clone(), domain.clone());
+    thread::spawn(move || act(&queue, domain))
 }
 
 /// Makes `domain` active on `index`, all its translations cached.
