@@ -1,12 +1,15 @@
-//! Frees of many single frames by one call.
+//! Frees of many frames by one call, directly into their bitmap.
 
 use core::ptr;
 
 use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use crate::frames::Frames;
-use crate::frames::magazine::entry::{barred, closed};
-use crate::frames::types::{FreeError, WordNumber};
+use crate::frames::magazine::Magazine;
+use crate::frames::magazine::direct::FreedList;
+use crate::frames::magazine::entry::{Entry, barred, closed};
+use crate::frames::state::AllocatorState;
+use crate::frames::types::{BLOCK, FrameNumber, FreeError, WordNumber};
 
 /// The maximum number of frames that are in transit together: a search on another CPU waits for their count.
 const TOGETHER: usize = 64;
@@ -80,7 +83,38 @@ impl<P: Platform> Frames<P> {
             return 0;
         }
         magazine.begin();
-        let Some(freed) = magazine.free_list_directly(frames) else {
+        let freed = magazine.free_list_directly(frames);
+        self.end_direct_free(state, magazine, resting, freed)
+    }
+
+    /// Frees a run of less than a block directly into its bitmap. Returns the number of frames freed: all or none, unless
+    /// another context frees the same frames at the same time.
+    #[inline(never)]
+    pub(super) fn free_run_directly(&self, pin: &CpuPin, first: PhysFrame, count: u32) -> usize {
+        let Some(state) = self.state() else { return 0 };
+        let magazine = self.magazines.slot(pin.cpu());
+        let resting = magazine.resting();
+        let number = FrameNumber::of(first);
+        let is_of_one_block = number.bit_in_block() as u64 + u64::from(count) <= BLOCK;
+        if !is_of_one_block || ptr::eq(resting, barred()) || ptr::eq(resting, closed()) {
+            return 0;
+        }
+        magazine.begin();
+        let freed = magazine.free_run_directly(first, count);
+        self.end_direct_free(state, magazine, resting, freed)
+    }
+
+    /// Counts the frames freed directly, and ends the use of the magazine and the transit. Returns the number of frames
+    /// freed.
+    #[inline(always)]
+    fn end_direct_free(
+        &self,
+        state: &AllocatorState,
+        magazine: &'static Magazine,
+        resting: &'static Entry,
+        freed: Option<FreedList<'_>>,
+    ) -> usize {
+        let Some(freed) = freed else {
             magazine.leave(resting);
             return 0;
         };

@@ -3,6 +3,7 @@
 use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use super::returning;
+use super::single::remember;
 use crate::frames::Frames;
 use crate::frames::ready::Ready;
 use crate::frames::region::Region;
@@ -75,8 +76,16 @@ impl<P: Platform> Frames<P> {
     /// # }).unwrap();
     /// ```
     pub unsafe fn free_run(&self, pin: &CpuPin, first: PhysFrame, count: u64) -> Result<(), FreeError> {
-        if count > 0 && count < BLOCK && self.insert_frames(pin, first, count as u32) {
-            return Ok(());
+        if count > 0 && count < BLOCK {
+            if self.insert_frames(pin, first, count as u32) {
+                return Ok(());
+            }
+            match self.free_run_directly(pin, first, count as u32) as u64 {
+                0 => {}
+                freed if freed == count => return Ok(()),
+                // The rest was freed at the same time by another context: it is refused.
+                freed => return self.free_run_home(pin, first + freed, count - freed),
+            }
         }
         self.free_run_home(pin, first, count)
     }
@@ -109,6 +118,9 @@ impl<P: Platform> Frames<P> {
         region.verify_free(number, AllocKind::Run(count)).map_err(refuse)?;
         parts.small().for_each(|(first, count)| ready.clear_freed_part(region, first, count));
         let guard = ready.enter_magazine(pin);
+        if let Some(guard) = &guard {
+            remember(ready.state, guard, region);
+        }
         if let Some(guard) = &guard
             && number.bit_in_word() + count <= 64
         {

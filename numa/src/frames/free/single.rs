@@ -154,7 +154,7 @@ impl<P: Platform> Frames<P> {
 }
 
 /// Remembers the region for the CPU's further frees. Returns false if that changes nothing.
-fn remember(state: &AllocatorState, guard: &MagazineGuard, region: &'static Region) -> bool {
+pub(super) fn remember(state: &AllocatorState, guard: &MagazineGuard, region: &'static Region) -> bool {
     // Without marks to check, freed frames are not cleared either.
     state.checked == Checked::No
         && guard.is_near(region)

@@ -12,6 +12,7 @@ use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::Magazine;
 use super::block_filter::Blocks;
+use super::runs::{by_word, word_of};
 use crate::frames::node::UNREPORTED;
 use crate::frames::node::zeroed_pool::ZeroedPool;
 use crate::frames::region::Region;
@@ -227,6 +228,48 @@ impl Magazine {
         }
         self.straight.add(freed as u64);
         Some(FreedList { frames: freed, region, transit })
+    }
+
+    /// Frees `count` consecutive frames of one block of the remembered region directly into their bitmap. Returns the
+    /// freed frames as [`Magazine::free_list_directly`] does: all, but for another context's free of the same frames at
+    /// the same time; or `None` if one of them is to be freed in another way. The caller has exclusive use of the
+    /// magazine.
+    ///
+    /// Bound: a look and a compare-and-swap for each word.
+    pub(in crate::frames) fn free_run_directly(&self, first: PhysFrame, count: u32) -> Option<FreedList<'_>> {
+        let (region, pool) = self.direct.any()?;
+        let number = FrameNumber::of(first);
+        if self.wants_attention() || region.retired.touch_block_of(number) {
+            return None;
+        }
+        let words = region.words();
+        let is_pooled = |word: Word| pool.is_used() && pool.held(word.key) & word.mask != 0;
+        let is_one_word = number.bit_in_word() + u64::from(count) <= 64;
+        for (part, count) in by_word(first, count) {
+            let word = word_of(part, count);
+            let near = self.near_place(word.key);
+            let may_be_freed = if near.has_key(word.key) {
+                near.has_room_for(part, count)
+            } else if is_one_word && self.freed_before(word.key) {
+                // Frames of a word that comes up again gather in the magazine.
+                false
+            } else {
+                words.free_of(word.key)? & word.mask == 0 && !self.held.has(word.key) && !is_pooled(word)
+            };
+            if !may_be_freed {
+                return None;
+            }
+        }
+        let transit = self.transits[region.zone.index()].begin_alone();
+        let mut freed = FreedList { frames: 0, region, transit };
+        for (part, count) in by_word(first, count) {
+            let word = word_of(part, count);
+            let Some(change) = words.release(word) else { break };
+            region.update_hints_after(region.block_of(word.first()), change);
+            freed.frames += count as usize;
+        }
+        self.straight.add(freed.frames as u64);
+        Some(freed)
     }
 
     /// Returns true if a frame of the word is in another place: the magazine has the word, the pool the frame, or the

@@ -7,11 +7,19 @@ use super::count::Count;
 use super::entry::Insertion;
 use super::held_words::words_of;
 use super::{Magazine, NEAR, RUN_ORDERS};
+use crate::frames::region::bitmap::ones;
 use crate::frames::region::marks::{record_run_alloc, verify_run_free};
+use crate::frames::region::word::Word;
 use crate::frames::types::{FrameNumber, WordNumber};
 
+/// Returns a run of `count` frames of one word as frames of the word.
+pub(super) fn word_of(first: PhysFrame, count: u32) -> Word {
+    let first = FrameNumber::of(first);
+    Word { key: first.word(), mask: ones(count) << first.bit_in_word() }
+}
+
 /// Returns the frames from `first` in parts of one word each.
-fn by_word(first: PhysFrame, count: u32) -> impl Iterator<Item = (PhysFrame, u32)> {
+pub(super) fn by_word(first: PhysFrame, count: u32) -> impl Iterator<Item = (PhysFrame, u32)> {
     let mut done = 0;
     core::iter::from_fn(move || {
         let left = count.checked_sub(done).filter(|&left| left > 0)?;

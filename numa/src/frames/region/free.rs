@@ -1,6 +1,7 @@
 //! Frees into a region.
 
 use topomem_percpu::Order;
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 use super::bitmap::{AtomicBitmap512, Change, WORDS, masks, release};
 use super::block::{Block, BlockEntry, BlockState, HugeBlock, Ownership};
@@ -47,15 +48,26 @@ impl RegionWords {
     /// Bound: as for [`Region::release_frame`].
     #[inline(always)]
     pub(in crate::frames) fn release(self, frames: Word) -> Option<Change> {
-        let word = frames.key.get().wrapping_sub(self.first_key.get()) as usize;
+        release(self.home(frames.key)?, frames.mask).ok()
+    }
+
+    /// Returns the frames of a word that are free, or `None` as [`RegionWords::release`] does.
+    #[inline]
+    pub(in crate::frames) fn free_of(self, key: WordNumber) -> Option<u64> {
+        // Relaxed, as in `release`.
+        Some(self.home(key)?.load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    fn home(self, key: WordNumber) -> Option<&'static AtomicU64> {
+        let word = key.get().wrapping_sub(self.first_key.get()) as usize;
         // A single comparison for both: each entry has a line.
         let entry = self.entries.get(word / WORDS)?;
         if !entry.load().is_inner_bitmap() {
             return None;
         }
         // SAFETY: the region has as many lines as entries.
-        let home = unsafe { AtomicBitmap512::word_of(self.lines, word) };
-        release(home, frames.mask).ok()
+        Some(unsafe { AtomicBitmap512::word_of(self.lines, word) })
     }
 }
 
