@@ -8,13 +8,13 @@ use super::{BootAllocator, FRAME_SIZE, LOW_MEMORY, MemoryMap, MemoryRange, Reser
 use crate::Topology;
 use crate::cutter::Cutter;
 
-/// Further entries that a map gets room for: for boot allocations and what the kernel itself reserves.
+/// Further entries that a map gets room for: for boot allocations and the reservations of the kernel itself.
 const SLACK: usize = 24;
 
 /// Bytes of an entry of each kind.
 const ENTRY: usize = size_of::<MemoryRange>() + size_of::<ReservedRegion>();
 
-/// What is in a place that is not in use yet.
+/// The value of a place that is not in use yet.
 const NOWHERE: MemoryRange = MemoryRange { start: PhysAddr::ZERO, end: PhysAddr::ZERO };
 const NO_REGION: ReservedRegion = ReservedRegion { range: NOWHERE, name: "" };
 

@@ -19,8 +19,8 @@ impl Topology {
     /// a node, numbered in order of domain; then every CXL window that no domain claims. If ranges
     /// of two domains overlap, the smaller range has the memory.
     ///
-    /// There is room for 8 nodes, 64 CPUs and 32 ranges, or for what [`Topology::discover_in`] made room for earlier. What
-    /// is beyond is reported; memory beyond is node 0's, and CPUs beyond are left out.
+    /// There is room for 8 nodes, 64 CPUs and 32 ranges, or for what [`Topology::discover_in`] made room for earlier.
+    /// Entries beyond are reported: memory beyond is node 0's, and CPUs beyond are left out.
     ///
     /// Discovery cannot fail: missing or malformed parts are reported to `diagnostics` and
     /// replaced, in the worst case by one node with all memory. Absent tables are not reported. At

@@ -1,4 +1,4 @@
-//! Memory for a topology of more nodes or ranges than are built in, sized by what firmware reports.
+//! Memory for a topology of more nodes or ranges than are built in, sized by the firmware tables.
 
 use core::mem::MaybeUninit;
 
@@ -14,7 +14,7 @@ use crate::tables::{
 };
 use crate::{BootAllocator, MemoryMap, MemoryRange};
 
-/// The room for a machine beyond what is built in; zeros where what is built in does.
+/// The room for a machine beyond the places built in; zeros if the places built in suffice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Extent {
     nodes: usize,
@@ -25,11 +25,11 @@ struct Extent {
 /// Regions of boot allocations on a node that the memory map gets room for.
 const BOOT_REGIONS: usize = 4;
 
-/// What is in a range that is not in use yet.
+/// The value of a range that is not in use yet.
 const VACANT: NodeRange =
     NodeRange { range: MemoryRange::EVERYTHING, node: NodeId::ZERO, kind: MemoryKind::Conventional };
 
-/// What is in the place of a CPU that is not in use yet.
+/// The value of the place of a CPU that is not in use yet.
 const NO_CPU: CpuEntry = CpuEntry { cpu: CpuId::BOOT, apic_id: ApicId(0), node: NodeId::ZERO };
 
 impl Extent {
@@ -70,7 +70,7 @@ impl Topology {
     /// The map gets room for boot allocations on each node, too.
     ///
     /// `platform` shows where `map`'s memory is mapped. Two passes over the tables: the first counts, the second
-    /// describes. If `map` has no such memory in one piece, what finds no room is reported, and is node 0's.
+    /// describes. If `map` has no such memory in one piece, the entries without room are reported, and their memory is node 0's.
     ///
     /// Cost: 11 bytes for each pair of nodes, 32 for each range, 12 for each CPU. [`Topology::discover`]'s time, a pass
     /// over the SRAT for each node, and about the square of the number of nodes, times its logarithm.

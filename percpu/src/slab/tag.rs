@@ -1,4 +1,4 @@
-//! What a slab's header says of the slab: its class and its home.
+//! The tag in a slab's header: the slab's class and home.
 
 use super::class::{CLASS_COUNT, SizeClass};
 use crate::NodeId;

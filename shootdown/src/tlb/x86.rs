@@ -1,4 +1,4 @@
-//! What every x86-64 CPU offers: the hooks of a kernel that says nothing else.
+//! The flushes of every x86-64 CPU: the hooks of a kernel that names no further features.
 
 use core::arch::asm;
 

@@ -1,4 +1,4 @@
-//! What a space has retired: frames and tables that wait until no CPU can reach them.
+//! The retired memory of a space: frames and tables that wait until no CPU can reach them.
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! What a program asks of its memory: the calls of the mmap family, and the errors of each.
+//! The calls of the mmap family, and the errors of each.
 
 pub(super) mod advise;
 pub(super) mod collapse;

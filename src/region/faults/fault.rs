@@ -1,4 +1,4 @@
-//! Page faults: the access, what the handling did, and the reasons of a refusal.
+//! Page faults: the access, the outcome of the handling, and the reasons of a refusal.
 
 use core::fmt;
 

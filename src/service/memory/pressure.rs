@@ -1,4 +1,4 @@
-//! What is done before memory runs out: reclaim in the background.
+//! Reclaim in the background, before memory runs out.
 
 use topomem_percpu::CpuPin;
 

@@ -109,7 +109,7 @@ impl<P: Machine> MemoryService<P> {
         flushed.and(ranges.collect_flushed(pin, budget))
     }
 
-    /// Frees what the heap holds in reserve; other CPUs do so when they are next about.
+    /// Frees the reserves of the heap; another CPU frees its own with its next pending work.
     pub(super) fn reclaim_objects(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         // An allocation of the heap's own may have led here: `reclaim` is made for that.
         let freed = self.heap().map_or(0, |heap| heap.heap().reclaim(pin));

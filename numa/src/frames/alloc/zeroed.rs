@@ -37,7 +37,10 @@ impl<P: Platform> Frames<P> {
             return Ok(number.frame());
         }
         magazine.count_zeroed_miss();
-        let taken = self.alloc(pin, &request)?;
+        let taken = match magazine.with_current(|entry, magazine| magazine.take_from(entry)) {
+            Some(taken) => taken,
+            None => self.alloc(pin, &request)?,
+        };
         self.zero(taken, Order::FRAME.bytes());
         Ok(taken)
     }

@@ -75,7 +75,7 @@ impl Draft {
     }
 
     /// Returns how many regions the node may have once bookkeeping is placed: a region is cut only where a gap in
-    /// the region grows beyond what is bridged.
+    /// the region grows beyond the bridged holes.
     pub(super) fn region_room(&self) -> usize {
         self.region_count + SLACK.min(self.piece_count - self.region_count)
     }

@@ -17,8 +17,8 @@ const TOGETHER: usize = 64;
 impl<P: Platform> Frames<P> {
     /// Frees single frames, skipping refused frames.
     ///
-    /// Frames in any order cost less than by [`Frames::free`]: what a free looks at beside the frame's own word and
-    /// block is looked at once for up to 64 frames. Neighbours in the list that are of one word of 64 frames are freed
+    /// Frames in any order cost less than by [`Frames::free`]: the region, the pool of zeroed frames, the counters and the
+    /// waiters are looked at once for up to 64 frames. Neighbours in the list that are of one word of 64 frames are freed
     /// by one compare-and-swap.
     ///
     /// # Errors

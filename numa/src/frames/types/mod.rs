@@ -1,4 +1,4 @@
-//! What callers pass and get back: requests, policies, zones, the configuration, errors.
+//! The types in calls of the allocator: requests, policies, zones, the configuration, errors.
 
 mod config;
 mod error;

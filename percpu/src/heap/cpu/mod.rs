@@ -1,4 +1,4 @@
-//! What a CPU keeps for itself: magazines of objects, freed runs of pages; and its coming and going.
+//! The memory kept by a CPU: magazines of objects, freed runs of pages; CPUs coming online and going offline.
 
 pub(in crate::heap) mod area;
 pub(in crate::heap) mod cache;

@@ -1,4 +1,4 @@
-//! The entries of the record of runs: what starts at a page, in two bytes.
+//! The entries of the record of runs: two bytes tell the run that starts at a page.
 
 use crate::slab::SizeClass;
 use crate::{NodeId, RunLength};
