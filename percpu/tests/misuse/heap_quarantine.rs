@@ -2,6 +2,7 @@
 #![cfg(all(feature = "hardening", not(loom)))]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use common::recorder::{free, heap, layout, reports};

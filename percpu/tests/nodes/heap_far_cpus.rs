@@ -3,6 +3,7 @@
 #![cfg(not(any(loom, miri)))]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::alloc::Layout;

@@ -2,6 +2,7 @@
 #![cfg(all(feature = "leak-tracking", not(loom)))]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout};
