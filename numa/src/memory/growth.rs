@@ -76,13 +76,17 @@ impl MemoryMap {
     /// already. 48 bytes for an entry of each kind. For kernels that have memory of their own, such as a static.
     ///
     /// ```
+    /// use core::mem::MaybeUninit;
     /// use topomem_numa::{MapFull, MemoryMap, MemoryRange};
+    ///
+    /// static mut LISTS: [MaybeUninit<u64>; 1000] = [MaybeUninit::uninit(); 1000];
     ///
     /// let mut map = MemoryMap::new();
     /// let tables = || (0..100).map(|table| MemoryRange::from_bounds(table << 13, (table << 13) + 0x1000));
     /// let full = tables().try_for_each(|table| map.reserve(table, "page tables"));
     /// assert!(matches!(full, Err(MapFull::Reserved { .. })));
-    /// map.extend(Box::leak(Box::new_uninit_slice(1000)));
+    /// // SAFETY: nothing else uses the static.
+    /// map.extend(unsafe { &mut *(&raw mut LISTS) });
     /// tables().try_for_each(|table| map.reserve(table, "page tables"))?;
     /// assert_eq!(map.reserved().count(), 1 + 100);
     /// # Ok::<(), MapFull>(())

@@ -216,22 +216,25 @@ mod tests {
     use super::*;
 
     static OF_NEAR: Magazine = Magazine::new(CpuId::BOOT, NodeId::ZERO, 0);
+    static OF_FAR: Magazine = Magazine::new(far(3), NodeId::ZERO, 0);
     static PLACES: [Place; 4] = [const { Place::new() }; 4];
+
+    const fn far(index: usize) -> CpuId {
+        CpuId::new(NEAR_CPUS + index).unwrap()
+    }
 
     #[test]
     fn every_cpu_has_a_place_of_its_own() {
-        let far = |index| CpuId::new(NEAR_CPUS + index).unwrap();
-        let of_far: &'static Magazine =
-            std::boxed::Box::leak(std::boxed::Box::new(Magazine::new(far(3), NodeId::ZERO, 0)));
         let table = MagazineTable::new();
         let is_placeholder = |cpu: CpuId| ptr::eq(table.slot(cpu), none()) && table.get(cpu).is_none();
         assert!(is_placeholder(CpuId::BOOT) && is_placeholder(far(3)), "before there are places");
         assert_eq!(MagazineTable::far_places(NEAR_CPUS + PLACES.len()), PLACES.len());
         table.extend(&PLACES);
         table.install(&OF_NEAR, Checked::No, Zeroing::OnRequest);
-        table.install(of_far, Checked::No, Zeroing::OnRequest);
+        table.install(&OF_FAR, Checked::No, Zeroing::OnRequest);
         assert!(
-            ptr::eq(table.get(CpuId::BOOT).unwrap(), &OF_NEAR) && ptr::eq(table.get(far(3)).unwrap(), of_far)
+            ptr::eq(table.get(CpuId::BOOT).unwrap(), &OF_NEAR)
+                && ptr::eq(table.get(far(3)).unwrap(), &OF_FAR)
         );
         // Neither kind is taken for the other, and no far CPU without a magazine gets the placeholder to write to.
         assert!(table.near(far(3)).is_none() && table.far(CpuId::BOOT).is_none());
