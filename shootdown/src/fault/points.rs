@@ -126,6 +126,18 @@ impl FaultCell {
         publish();
     }
 
+    /// Returns whether a generation is published before its flush: never. [`Fault::AcknowledgeFirst`]: always.
+    #[inline(always)]
+    pub(crate) fn publishes_first(&self) -> bool {
+        self.is(Fault::AcknowledgeFirst)
+    }
+
+    /// Returns whether missed translations are flushed: always. [`Fault::SkipFlush`]: never.
+    #[inline(always)]
+    pub(crate) fn flushes(&self) -> bool {
+        !self.is(Fault::SkipFlush)
+    }
+
     /// Returns whether a single missed page may be flushed by itself: always. A fault of
     /// [`FaultCell::flush_then_publish`]: never, since that function is not on the way.
     #[inline(always)]

@@ -259,15 +259,19 @@ impl<T: Tlb> Shootdown<T> {
         if before.0 + generations != generation.0 || pages > self.threshold() {
             return self.catch_up(state, domain);
         }
-        let flush = |_, _| {
+        // Not by `flush_then_publish`: with a closure here, a wait for another CPU costs 40 instructions more.
+        if self.fault.publishes_first() {
+            self.publish(seen, before, generation);
+        }
+        if self.fault.flushes() {
             match appended {
                 Appended::One(Scope::Pages(range)) => self.flush_pages(range),
                 Appended::One(_) | Appended::Logged => {}
                 Appended::Ranges(ranges) => ranges.iter().for_each(|&range| self.flush_pages(range)),
             }
             count_pages(state, pages);
-        };
-        self.fault.flush_then_publish(before, generation, flush, || self.publish(seen, before, generation));
+        }
+        self.publish(seen, before, generation);
     }
 
     #[inline]
